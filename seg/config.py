@@ -1,0 +1,75 @@
+"""`TrainConfig`: everything that decides how one model is trained, validated once, here."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from seg.errors import UserError
+
+LOSSES = ("bce", "dice", "bce_dice")
+AUGMENTATIONS = ("none", "flip", "full")
+CACHES = ("memory", "file")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field whose help text and choices the command line shows as they stand here."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The configuration of one training run; the fields stand in the order in which they are used.
+
+    The defaults are the seed's setting: a U-Net on 256×256×3 images, Adam, batch 10, no augmentation.
+
+    Raises:
+        UserError: if a value is out of its range, or if two values do not fit together.
+    """
+
+    image_size: int = _option(256, "side of the square that images are resized to, in pixels")
+    cache: str = _option("memory", "where the converted images are kept while training", CACHES)
+    augmentation: str = _option("none", "random changes of the training images", AUGMENTATIONS)
+    batch_size: int = _option(10, "images per step, over all devices together")
+    filters: int = _option(64, "channels of the first level of the U-Net; each level below doubles them")
+    depth: int = _option(4, "times that the U-Net halves the image")
+    loss: str = _option("bce", "what is minimised", LOSSES)
+    learning_rate: float = _option(1e-3, "step size of Adam")
+    epochs: int = _option(20, "passes over the training images, at most")
+    patience: int = _option(10, "epochs without a better val_dice after which training stops; 0: never")
+    precision: str = _option("float32", "number format of the layers' arithmetic", PRECISIONS)
+    devices: str = _option("auto", "auto: all GPUs, else the CPU; cpu:N: N logical CPU devices")
+    seed: int = _option(0, "seed of the weights, the order of the images and the augmentation")
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "batch_size", "filters", "depth", "epochs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("patience", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        for name, known in (
+            ("loss", LOSSES),
+            ("augmentation", AUGMENTATIONS),
+            ("cache", CACHES),
+            ("precision", PRECISIONS),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(f"learning_rate must be a positive number, got {self.learning_rate}.")
+        if self.depth > 10:
+            raise UserError(f"depth must be at most 10, got {self.depth}.")
+        multiple = 2**self.depth
+        if self.image_size % multiple:
+            below = self.image_size // multiple * multiple
+            sizes = f"{below} or {below + multiple}" if below else f"{multiple}"
+            raise UserError(
+                f"image_size must be a multiple of {multiple} for depth {self.depth}, "
+                f"got {self.image_size}; use {sizes}."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, in order; `TrainConfig(**config.as_dict()) == config`."""
+        return dataclasses.asdict(self)

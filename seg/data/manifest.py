@@ -1,0 +1,146 @@
+"""`Manifest`: what a converted dataset is, and how its records are read.
+
+A converted dataset is one folder, named by its key:
+
+    manifest.json          written last: a folder without it is not a dataset
+    train.npy              records of the split, shape (examples, image_size, image_size, 4), uint8:
+                           channels 0-2 the RGB image, channel 3 the mask (0 background, 1 foreground,
+                           255 ignored), so that an image and its mask are never apart
+    train.jsonl            one `Example` per line, in the order of the records
+    train_mask/NAME.png    the masks to look at (0, 255; ignored 128), named after their images
+    val..., test...        the same for the other splits
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg.errors import UserError
+
+FORMAT = 1
+SPLITS = ("train", "val", "test")
+IGNORE = 255
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image and its mask, as they were before conversion.
+
+    Attributes:
+        image_id: the id in the COCO file of its split.
+        file_name: relative to the export's folder, with forward slashes.
+        height, width: the stored image's own size, in pixels.
+        sha256: of the image file's bytes.
+        mask: compressed COCO RLE (`counts`) of the foreground at the own size.
+        ignore: the same for the pixels that neither loss nor score sees, None where there are none.
+        group: examples of one group stay on one side of a split; None where no group is known.
+    """
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+    sha256: str
+    mask: str
+    ignore: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary:
+    """Counts of one split.
+
+    Attributes:
+        examples: images in the split.
+        empty: images without a foreground pixel at the training size.
+        foreground: share of all pixels at the training size that are foreground, in [0, 1].
+        key: hash of the split's images and own-size masks; equal keys mean that scores may be compared,
+            whatever image_size they were trained at.
+    """
+
+    examples: int
+    empty: int
+    foreground: float
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The description of a converted dataset; read it with `Manifest.load`.
+
+    Attributes:
+        folder: where the dataset lies (not stored in the file).
+        key: content hash of images, annotations, conversion settings and converter version.
+        name: the export's folder name, for people.
+        image_size: side of the records, in pixels.
+        split: how the examples were divided: `official` is the export's own division.
+        settings: the conversion's other choices, as given.
+        categories: each category of the export: `id`, `name`, `annotations` (count), `used` (bool).
+        splits: by name, in the order train, val, test.
+        left_out: what was not converted: dicts with `split`, `file_name`, `annotation_id`, `rule`, `message`.
+    """
+
+    folder: Path
+    key: str
+    name: str
+    image_size: int
+    split: str
+    settings: dict[str, Any]
+    categories: list[dict[str, Any]]
+    splits: dict[str, SplitSummary]
+    left_out: list[dict[str, Any]]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Reads the manifest of a converted dataset and checks that its record files are whole.
+
+        Raises:
+            UserError: if the folder holds no finished dataset of this format.
+        """
+        path = folder / MANIFEST
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{folder} is not a converted dataset (no {MANIFEST}); run convert.") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); delete {folder} and run convert.") from None
+        known = {field.name for field in fields(cls)} - {"folder"}
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT or set(content) != known:
+            raise UserError(f"{path} was written by another version; delete {folder} and run convert.")
+        splits = {name: SplitSummary(**summary) for name, summary in content.pop("splits").items()}
+        manifest = cls(folder=folder, splits=splits, **content)
+        for split, summary in splits.items():
+            shape = (summary.examples, manifest.image_size, manifest.image_size, 4)
+            try:
+                found = manifest.records(split).shape
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{folder / split}.npy is damaged ({error}); delete {folder} and run convert."
+                ) from None
+            if found != shape:
+                raise UserError(
+                    f"{folder / split}.npy has shape {found}, not {shape}; delete {folder} and run convert."
+                )
+        return manifest
+
+    def save(self) -> None:
+        """Writes manifest.json beside the records: under another name first, then renamed."""
+        content = {"format": FORMAT} | {key: value for key, value in asdict(self).items() if key != "folder"}
+        partial = self.folder / f".{MANIFEST}.partial"
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        partial.replace(self.folder / MANIFEST)
+
+    def records(self, split: str) -> np.ndarray:
+        """The records of a split, shape (examples, image_size, image_size, 4), uint8, mapped from the file."""
+        return np.load(self.folder / f"{split}.npy", mmap_mode="r")
+
+    def examples(self, split: str) -> Iterator[Example]:
+        """The examples of a split, in the order of its records."""
+        with (self.folder / f"{split}.jsonl").open(encoding="utf-8") as lines:
+            for line in lines:
+                yield Example(**json.loads(line))
