@@ -1,0 +1,74 @@
+"""The whole job: convert if stale, train the study, score the winner on the test split once, register it.
+
+    python -m experiments.main                          a generated demo dataset, small enough for two CPU cores
+    python -m experiments.main --data FOLDER            a COCO export (Roboflow's layout, or COCO's)
+    python -m experiments.main --data FOLDER --preset seed
+
+Run the same command again and it goes on where it stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from experiments import datasets, entry, presets
+from experiments.executors.local import LocalExecutor
+from experiments.finish import Finished, finish
+from experiments.options import FIELDS, parser
+from experiments.study import LISTS, STUDY_OPTIONS, conduct, search_space
+from experiments.tracking import Tracker
+
+OVERRIDES = {
+    **LISTS,
+    "image_size": presets.option("image_size"),
+    "augmentation": presets.option("augmentation", str),
+    "filters": presets.option("filters", str),
+    "epochs": presets.option("epochs"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "model_name", *FIELDS]
+    return parser("main", __doc__, names, **OVERRIDES)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    values = presets.apply(build_parser().parse_args(arguments))
+    launch = entry.read_launch()
+    space = search_space(values)
+    tracker = Tracker(launch.tracking_uri, launch.experiment)
+    manifest = datasets.prepare(values, space.base.image_size)
+    with LocalExecutor(1) as executor:
+        result = conduct(values, space, manifest, tracker, executor, launch.run_id)
+        with tracker.ending(result.run_id):
+            finished = finish(result, manifest, tracker, executor, values)
+    print(summary(finished, values))
+    return 0
+
+
+def summary(finished: Finished, values: argparse.Namespace) -> str:
+    """The lines that a person reads at the end."""
+    dice = finished.scores["dice"]
+    rows = [(f"test Dice, {finished.examples} images", f"{dice['mean']:.3f}  (95 %: {dice['low']:.3f} to {dice['high']:.3f})")]
+    rows += [(name.replace("_", " "), f"{score:.3f}") for name, score in finished.baselines.items()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"best: trial {finished.trial}, {finished.arm}"]
+    lines += [f"  {name:{width}}  {score}" for name, score in rows]
+    champion = "the champion" if finished.is_champion else "not the champion: the champion before it scores higher"
+    lines += [
+        f"registered: {values.model_name} version {finished.version}, {champion}",
+        f"browse:     {browse_command(finished.tracking_uri)}",
+        f'load:       mlflow.pyfunc.load_model("models:/{values.model_name}@champion")',
+    ]
+    return "\n".join(lines)
+
+
+def browse_command(tracking_uri: str) -> str:
+    """How to look at the results."""
+    if tracking_uri.startswith("http"):
+        return tracking_uri
+    return f"mlflow ui --backend-store-uri {tracking_uri}"
+
+
+if __name__ == "__main__":
+    entry.run(main)
