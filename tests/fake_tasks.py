@@ -22,7 +22,9 @@ from seg.training.result import EpochReport, TrainResult
 
 def dice_of(config: dict[str, Any]) -> float:
     """The made-up final val_dice of a configuration: wider is better, bce_dice > dice > bce, seeds differ a little."""
-    return 0.5 + 0.1 * ["bce", "dice", "bce_dice"].index(config["loss"]) + config["filters"] / 1000 + config["seed"] / 1e4
+    return (
+        0.5 + 0.1 * ["bce", "dice", "bce_dice"].index(config["loss"]) + config["filters"] / 1000 + config["seed"] / 1e4
+    )
 
 
 def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
