@@ -128,7 +128,7 @@ def describe(config: TrainConfig) -> str:
 
 def duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 60:
-        return f"{max(0, round(seconds))} s"
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

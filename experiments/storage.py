@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
@@ -173,23 +173,18 @@ def open_study(url: str, identity: StudyIdentity) -> Iterator[StudyStore]:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its "study created" lines would break the progress line
     parsed = _parse_url(url)
-    lock = study_lock(parsed, identity.study)
-    _or_user_error(parsed, lock.__enter__)
-    try:
+    with ExitStack() as held:
+        _or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, identity.study)))
         storage, study = _or_user_error(parsed, lambda: _create(parsed, identity))
-        try:
-            yield StudyStore(study, storage, identity.space)
-        finally:
-            storage.engine.dispose()
-    finally:
-        lock.__exit__(None, None, None)
+        held.callback(storage.engine.dispose)
+        yield StudyStore(study, storage, identity.space)
 
 
 def _parse_url(url: str) -> sqlalchemy.URL:
     try:
         parsed = sqlalchemy.make_url(url)
         backend = parsed.get_backend_name()
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         backend = ""  # the URL may hold a password: it is not shown
     if backend not in ("sqlite", "postgresql"):
         raise UserError("storage must be a URL like sqlite:///optuna.db or postgresql://user@host/database.")

@@ -45,10 +45,9 @@ def test_any_text_is_a_list_or_a_user_error(text):
     for parse in (parse_losses, parse_filters):
         try:
             values = parse(text)
-        except UserError as error:
-            assert "must" in str(error)
-        else:
-            assert len(values) >= 1
+        except UserError:
+            continue
+        assert len(values) >= 1
 
 
 def test_grid_pairs_seeds():

@@ -3,6 +3,7 @@ import sys
 
 import optuna
 import pytest
+import sqlalchemy
 
 from experiments.storage import StudyIdentity, open_study
 from seg.errors import UserError
@@ -160,8 +161,6 @@ def test_postgresql_without_its_driver_names_it_and_shows_no_password():
 
 @pytest.mark.parametrize("password", ["geheim", "p@ss/w%rd"])
 def test_a_password_in_the_databases_own_message_is_hidden(monkeypatch, password):
-    import sqlalchemy
-
     def refuse(url, study):
         raise sqlalchemy.exc.OperationalError("", {}, Exception(f"bad password {password}\nsecond line"))
 
