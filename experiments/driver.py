@@ -61,9 +61,9 @@ def run_study(
         study=study, dataset_key=manifest.key, dataset_name=manifest.name, split=manifest.split, space=space
     )
     with Interrupts() as interrupts, open_study(storage, identity) as store:
-        _settle_abandoned(store, tracker, progress)
         parent_run = tracker.start_study(study, _parameters(space), manifest, run_id=store.parent_run(), adopt=adopt)
         store.set_parent_run(parent_run)
+        _settle_abandoned(store, tracker, progress)
         arms = _begin(store, space, trials, study, progress)
         loop = StudyLoop(
             study=study,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.executors.base import Executor
 from experiments.interrupts import Interrupts
@@ -166,7 +166,7 @@ class StudyLoop:
             assert ended.result is not None
             self._succeed(running, ended.result)
 
-    def _succeed(self, running: _Running, result: dict) -> None:
+    def _succeed(self, running: _Running, result: dict[str, Any]) -> None:
         val_dice = float(result["val_dice"])
         if not math.isfinite(val_dice):
             self._fail(running, "failed", f"val_dice of the best epoch is {val_dice}")
@@ -174,7 +174,7 @@ class StudyLoop:
         self._tracker.log_metrics(running.run_id, {"best_val_dice": val_dice, "best_epoch": result["best_epoch"]})
         self._tracker.log_tags(running.run_id, {"stop_reason": result["stop_reason"]})
         self._tracker.log_folder(running.run_id, Path(running.job.folder))
-        state = "pruned" if running.stopped else "finished"
+        state: Literal["pruned", "finished"] = "pruned" if running.stopped else "finished"
         self._tracker.end(running.run_id, state)
         if running.stopped:
             self._store.prune(running.number)
@@ -184,7 +184,13 @@ class StudyLoop:
         self._progress.trial_ended(running.number, state, val_dice, "")
 
     def _fail(
-        self, running: _Running, state: str, reason: str, traceback: str = "", *, user_error: bool = False
+        self,
+        running: _Running,
+        state: Literal["failed", "cancelled"],
+        reason: str,
+        traceback: str = "",
+        *,
+        user_error: bool = False,
     ) -> None:
         self._tracker.end(running.run_id, state, reason, traceback)
         self._store.fail(running.number, reason)
