@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from experiments.one_job import JobFailed
 from seg.errors import UserError
 
 FAILED = 1
@@ -24,24 +25,18 @@ class Launch:
 
     Attributes:
         tracking_uri: None for MLflow's default, `sqlite:///mlflow.db` in the working directory.
-        experiment: name or id of the experiment; None for the default.
         run_id: the run that `mlflow run` made for this process; None when started directly.
     """
 
     tracking_uri: str | None
-    experiment: str | None
     run_id: str | None
 
 
 def read_launch() -> Launch:
     """Reads the variables that `mlflow run` sets, and removes those that a child process would misread as its own."""
     run_id = os.environ.pop("MLFLOW_RUN_ID", None)
-    experiment_id = os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
-    return Launch(
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"),
-        experiment=experiment_id or os.environ.get("MLFLOW_EXPERIMENT_NAME"),
-        run_id=run_id,
-    )
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # the run knows its experiment
+    return Launch(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), run_id=run_id)
 
 
 def run(main: Main) -> NoReturn:
@@ -51,6 +46,9 @@ def run(main: Main) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = MISTAKE
+    except JobFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -8,7 +8,6 @@ Run the same command again and it goes on where it stopped.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from experiments import datasets, entry, presets
@@ -42,32 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
             finished = finish(result, manifest, tracker, executor, values)
-    print(summary(finished, values))
+    print(summary(finished, values.model_name))
+    print(f"browse:     {tracker.where_to_browse(result.run_id)}")
     return 0
 
 
-def summary(finished: Finished, values: argparse.Namespace) -> str:
+def summary(finished: Finished, model_name: str) -> str:
     """The lines that a person reads at the end."""
-    dice = finished.scores["dice"]
-    rows = [(f"test Dice, {finished.examples} images", f"{dice['mean']:.3f}  (95 %: {dice['low']:.3f} to {dice['high']:.3f})")]
-    rows += [(name.replace("_", " "), f"{score:.3f}") for name, score in finished.baselines.items()]
+    evaluation, registered = finished.evaluation, finished.registered
+    dice = evaluation["scores"]["dice"]
+    rows = [(f"Dice on {evaluation['examples']} test images", dice["mean"])]
+    rows += [(f"  {name.replace('_', ' ')}", score) for name, score in evaluation["baselines"].items()]
     width = max(len(name) for name, _ in rows)
     lines = [f"best: trial {finished.trial}, {finished.arm}"]
-    lines += [f"  {name:{width}}  {score}" for name, score in rows]
-    champion = "the champion" if finished.is_champion else "not the champion: the champion before it scores higher"
+    lines += [f"  {name:{width}}  {score:.3f}" for name, score in rows]
+    lines[1] += f"  (95 %: {dice['low']:.3f} to {dice['high']:.3f}), beside three that learned nothing:"
     lines += [
-        f"registered: {values.model_name} version {finished.version}, {champion}",
-        f"browse:     {browse_command(finished.tracking_uri)}",
-        f'load:       mlflow.pyfunc.load_model("models:/{values.model_name}@champion")',
+        f"registered: {model_name} version {registered.model.version}, {registered.reason}",
+        f'load:       mlflow.pyfunc.load_model("models:/{model_name}@champion")',
     ]
     return "\n".join(lines)
-
-
-def browse_command(tracking_uri: str) -> str:
-    """How to look at the results."""
-    if tracking_uri.startswith("http"):
-        return tracking_uri
-    return f"mlflow ui --backend-store-uri {tracking_uri}"
 
 
 if __name__ == "__main__":

@@ -32,6 +32,16 @@ class Option:
     choices: tuple[str, ...] | None = None
 
 
+def threshold(text: str) -> float | None:
+    """None for `tuned`, else the number."""
+    if text == "tuned":
+        return None
+    value = float(text)
+    if not 0 < value < 1:
+        raise ValueError
+    return value
+
+
 _RUNNER = {
     "data": Option(type=str, default="demo", help="folder with a COCO export, or demo: a generated dataset"),
     "categories": Option(type=str, default="all", help="categories that are foreground: all, or names with commas"),
@@ -70,7 +80,9 @@ _RUNNER = {
     ),
     "split": Option(type=str, default="test", choices=("train", "val", "test"), help="images to score"),
     "threshold": Option(
-        type=str, default="tuned", help="probability from which a pixel is foreground; tuned: the model's own"
+        type=threshold,
+        default="tuned",
+        help="probability, between 0 and 1, from which a pixel is foreground; tuned: as validation had it",
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
     "output": Option(type=str, default="predictions", help="folder for masks and overlays"),

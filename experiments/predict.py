@@ -7,16 +7,20 @@ A file that is no image costs that file: the others are predicted, the broken on
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 from seg.data.images import decode_image
 from seg.inference import Predictor
+from seg.start import start_tensorflow
 from tqdm import tqdm
 
-from experiments import entry, registry
+from experiments import entry
+from experiments.models import fetch_model
 from experiments.options import parser
+from experiments.tracking import Tracker
 from seg import overlay
 from seg.errors import UserError
 
@@ -58,23 +62,6 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     return ["_".join(path.resolve().parts[1:]).replace(" ", "_") + ".png" for path in paths]
 
 
-def threshold_value(text: str) -> float | None:
-    """None for `tuned`.
-
-    Raises:
-        UserError: if the text is neither `tuned` nor a number between 0 and 1.
-    """
-    if text == "tuned":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise UserError(f"threshold must be tuned or a number between 0 and 1, got '{text}'.")
-    return value
-
-
 def predict_files(predictor: Predictor, paths: Sequence[Path], output: Path, threshold: float | None) -> list[str]:
     """Writes a mask and an overlay per file; returns one line for each file that could not be predicted."""
     for folder in ("masks", "overlays"):
@@ -103,11 +90,13 @@ def _write_png(path: Path, image: cv2.typing.MatLike) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
-    threshold = threshold_value(values.threshold)
     paths = find_images(values.images)
     output = Path(values.output)
-    predictor = Predictor.load(registry.fetch_model(values.model, launch.tracking_uri))
-    broken = predict_files(predictor, paths, output, threshold)
+    with tempfile.TemporaryDirectory() as scratch:
+        model = fetch_model(values.model, Tracker(launch.tracking_uri, None), Path(scratch))
+        start_tensorflow()
+        predictor = Predictor.load(model.file)
+    broken = predict_files(predictor, paths, output, values.threshold)
     for line in broken:
         print(f"error: {line}", file=sys.stderr)
     print(f"{len(paths) - len(broken)} of {len(paths)} images: {output / 'masks'}, {output / 'overlays'}")

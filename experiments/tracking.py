@@ -14,8 +14,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from traceback import format_exc
 from typing import TYPE_CHECKING, Any, Literal
 
 # Read by MLflow at each request. Its own defaults wait four minutes for a server that is gone.
@@ -72,12 +74,11 @@ class Tracker:
         self.uri = tracking_uri.resolve(uri)
         tracking_uri.probe(self.uri)
         self._monitors: dict[str, SystemMetrics] = {}
+        self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
         try:
             # The first call creates the store's schema, before any other process can race for it.
             self._client = mlflow.MlflowClient(self.uri)
-            self._experiment_id = self._find_or_create_experiment(
-                experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
-            )
+            self._client.search_experiments(max_results=1)
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -109,31 +110,41 @@ class Tracker:
         Raises:
             UserError: if the store has no such run.
         """
-        tags = _common_tags(study, manifest) | {MLFLOW_RUN_NOTE: _study_note(study, manifest)}
-        known = run_id or adopt
-        if known is None:
-            known = self._create_run(self._experiment_id, study, tags)
-        else:
-            self._existing(known)
-            self._client.update_run(known, status="RUNNING", name=study)
-            self.log_tags(known, tags)
+        tags = _common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: _study_note(study, manifest)}
+        known = self._create_or_adopt(study, tags, run_id or adopt)
         if run_id and adopt and run_id != adopt:
             self.log_tags(adopt, {MLFLOW_PARENT_RUN_ID: run_id, "continues": study})
-        # `mlflow run` logged its parameters as typed ("1e-3"); ours ("0.001") would be refused as a change.
-        present = self._existing(known).data.params
-        self._log_params(known, {name: value for name, value in parameters.items() if name not in present})
-        self._client.log_inputs(known, [_dataset_input(manifest)])
+        self._describe(known, parameters, manifest)
         return known
+
+    def start_run(
+        self, name: str, parameters: Mapping[str, Any], manifest: Manifest, adopt: str | None = None
+    ) -> str:
+        """Starts a run that is part of no study, or adopts the one that `mlflow run` created; returns its id.
+
+        Args:
+            name: of the run, for people.
+            parameters: those that the run already has are left as they are.
+            manifest: of the dataset that the run works on.
+            adopt: the run that `mlflow run` created for this process.
+        """
+        run_id = self._create_or_adopt(name, _common_tags(manifest), adopt)
+        self._describe(run_id, parameters, manifest)
+        return run_id
 
     def start_trial(self, parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest) -> str:
         """Starts the child run of one trial, in its parent's experiment, and returns its id."""
-        tags = _common_tags(study, manifest) | {MLFLOW_PARENT_RUN_ID: parent, "trial": str(trial)}
+        tags = _common_tags(manifest) | {MLFLOW_PARENT_RUN_ID: parent, "study": study, "trial": str(trial)}
         name = f"{trial:04d} {config.loss} f{config.filters}"
         run_id = self._create_run(self._existing(parent).info.experiment_id, name, tags)
         self._log_params(run_id, config.as_dict())
         self._client.log_inputs(run_id, [_dataset_input(manifest)])
-        self._monitors[run_id] = SystemMetrics(run_id, self.uri)
+        self.watch_system(run_id)
         return run_id
+
+    def watch_system(self, run_id: str) -> None:
+        """Logs the load of this machine (CPU, memory, GPU) to a run until it ends."""
+        self._monitors[run_id] = SystemMetrics(run_id, self.uri)
 
     def log_epoch(self, run_id: str, report: EpochReport) -> None:
         """Logs one epoch's measurements with the epoch as step."""
@@ -185,12 +196,42 @@ class Tracker:
             self.log_text(run_id, traceback, "traceback.txt")
         self._client.set_terminated(run_id, status)
 
+    @contextmanager
+    def ending(self, run_id: str) -> Iterator[None]:
+        """Ends the run when the block does: finished, or failed with the reason of the exception, which goes on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.end(run_id, "cancelled", "interrupted")
+            raise
+        except UserError as error:
+            self.end(run_id, "failed", str(error))
+            raise
+        except Exception as error:
+            self.end(run_id, "failed", f"{type(error).__name__}: {error}", format_exc())
+            raise
+        self.end(run_id, "finished")
+
     def where_to_browse(self, run_id: str) -> str:
         """What to type or open to see a run: a command for a database, an address for a server."""
         if self.uri.startswith(("http://", "https://")):
             experiment = self._existing(run_id).info.experiment_id
             return f"{tracking_uri.displayed(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
         return f"mlflow ui --backend-store-uri {tracking_uri.displayed(self.uri)}"
+
+    def _create_or_adopt(self, name: str, tags: Mapping[str, str], known: str | None) -> str:
+        if known is None:
+            return self._create_run(self._find_or_create_experiment(self._experiment), name, tags)
+        self._existing(known)
+        self._client.update_run(known, status="RUNNING", name=name)
+        self.log_tags(known, tags)
+        return known
+
+    def _describe(self, run_id: str, parameters: Mapping[str, Any], manifest: Manifest) -> None:
+        # `mlflow run` logged its parameters as typed ("1e-3"); ours ("0.001") would be refused as a change.
+        present = self._existing(run_id).data.params
+        self._log_params(run_id, {name: value for name, value in parameters.items() if name not in present})
+        self._client.log_inputs(run_id, [_dataset_input(manifest)])
 
     def _find_or_create_experiment(self, name: str) -> str:
         if found := self._client.get_experiment_by_name(name):
@@ -228,8 +269,8 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-def _common_tags(study: str, manifest: Manifest) -> dict[str, str]:
-    tags = {"study": study, "dataset_key": manifest.key, "split": manifest.split}
+def _common_tags(manifest: Manifest) -> dict[str, str]:
+    tags = {"dataset_key": manifest.key, "split": manifest.split}
     if commit := git_commit():
         tags["git_commit"] = commit
     return tags | {

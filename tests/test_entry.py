@@ -47,12 +47,12 @@ def test_launch_removes_what_children_would_misread(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
-    assert entry.read_launch() == entry.Launch("sqlite:///elsewhere.db", "7", "abc")
+    assert entry.read_launch() == entry.Launch("sqlite:///elsewhere.db", "abc")
     assert "MLFLOW_RUN_ID" not in os.environ
     assert "MLFLOW_EXPERIMENT_ID" not in os.environ
 
 
 def test_launch_without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"):
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    assert entry.read_launch() == entry.Launch(None, None, None)
+    assert entry.read_launch() == entry.Launch(None, None)
