@@ -122,7 +122,7 @@ def _begin(
         progress.say(f"study '{study}' has all its trials ({len(finished)} of {trials}): nothing to train")
     elif finished:
         progress.say(f"study '{study}' goes on: {len(finished)} of {trials} trials are finished")
-    progress.study(trials, len(finished), missing, space.base.epochs, best)
+    progress.study(trials, len(finished), space.base, best)
     if space.sampler == "tpe":
         return repeat(None, missing)
     done = {fingerprint(row.config) for row in finished if row.config is not None}

@@ -37,20 +37,21 @@ class Progress:
         self._clock = clock
         self._live = self._stream.isatty()
         self._running: dict[int, _Shown] = {}
-        self._trials = self._ordinal = self._ended = self._to_run = self._epochs_done = self._epochs_per_trial = 0
+        self._trials = self._ordinal = self._ended = self._to_run = self._epochs_done = 0
+        self._base = TrainConfig()
         self._best: float | None = None
         self._started = self._last_plain = clock()
         self._line = ""
 
-    def study(self, trials: int, finished: int, to_run: int, epochs: int, best: float | None) -> None:
-        """A study begins or goes on: its total, what is finished, what this command will run, epochs per trial."""
-        self._trials, self._ordinal, self._to_run = trials, finished, to_run
-        self._epochs_per_trial, self._best = epochs, best
+    def study(self, trials: int, finished: int, base: TrainConfig, best: float | None) -> None:
+        """A study begins or goes on: its total, what of it is finished, what its trials are variations of."""
+        self._trials, self._ordinal, self._to_run = trials, finished, max(0, trials - finished)
+        self._base, self._best = base, best
         self._started = self._last_plain = self._clock()
 
     def trial_started(self, number: int, config: TrainConfig) -> None:
         self._ordinal += 1
-        self._running[number] = _Shown(self._ordinal, describe(config), config.epochs)
+        self._running[number] = _Shown(self._ordinal, describe(config, self._base), config.epochs)
         self._show(number)
 
     def epoch(self, number: int, report: EpochReport) -> None:
@@ -61,6 +62,7 @@ class Progress:
 
     def trial_ended(self, number: int, state: str, val_dice: float | None, detail: str) -> None:
         """A line that stays: how a trial ended. `detail` says why, when it did not finish."""
+        self.close()
         shown = self._running.pop(number)
         self._ended += 1
         outcome = state if val_dice is None else f"val_dice {val_dice:.4f}"
@@ -91,7 +93,7 @@ class Progress:
             self.say(text)
 
     def _status(self, shown: _Shown) -> str:
-        parts = [f"trial {shown.ordinal}/{self._trials}", shown.arm]
+        parts = [f"trial {shown.ordinal}/{self._trials}"]
         if shown.epoch == 0:
             parts.append("starting")
         else:
@@ -105,7 +107,7 @@ class Progress:
         left = self._seconds_left()
         if left is not None:
             parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
+        return "  ".join([*parts, shown.arm])  # the arm last: a narrow terminal cuts it first
 
     def _seconds_left(self) -> float | None:
         """At the pace so far, if every trial used all its epochs."""
@@ -114,16 +116,25 @@ class Progress:
         pace = (self._clock() - self._started) / self._epochs_done
         of_running = sum(shown.epochs - shown.epoch for shown in self._running.values())
         to_start = self._to_run - self._ended - len(self._running)
-        return pace * (of_running + to_start * self._epochs_per_trial)
+        return pace * (of_running + to_start * self._base.epochs)
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
 
 
-def describe(config: TrainConfig) -> str:
-    """What tells a trial from the others of its study: `dice, filters 16, seed 0`."""
-    return f"{config.loss}, filters {config.filters}, seed {config.seed}"
+def describe(config: TrainConfig, base: TrainConfig) -> str:
+    """What tells a trial from the others of its study: `dice, filters 16, seed 1`."""
+    words = [
+        f"{name} {_short(value)}"
+        for name, value in config.as_dict().items()
+        if name not in ("loss", "filters") and value != getattr(base, name)
+    ]
+    return ", ".join([config.loss, f"filters {config.filters}", *words])
+
+
+def _short(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:

@@ -31,7 +31,7 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
     print("library noise on stdout")
     print("library noise on stderr", file=sys.stderr)
     behaviour = job.arguments.get("behaviour") or _planned(Path(job.folder))
-    _misbehave(behaviour, Path(job.folder))
+    _misbehave(behaviour, Path(job.folder), job.arguments.get("garbage", "not a message"))
     config = job.arguments.get("config", {"loss": "bce", "filters": 8, "seed": 0, "epochs": 3})
     return _train(config, behaviour, Path(job.folder), report)
 
@@ -41,7 +41,7 @@ def _planned(folder: Path) -> str:
     return json.loads(plan.read_text()).get(folder.name, "") if plan.exists() else ""
 
 
-def _misbehave(behaviour: str, folder: Path) -> None:
+def _misbehave(behaviour: str, folder: Path, garbage: str) -> None:
     match behaviour:
         case "raise":
             raise RuntimeError("the task went wrong\nsecond line")
@@ -56,7 +56,7 @@ def _misbehave(behaviour: str, folder: Path) -> None:
         case "exit":
             raise SystemExit(7)
         case "garbage":
-            os.write(_writing_pipe(), b"not a message\n")
+            os.write(_writing_pipe(), garbage.encode() + b"\n")
             time.sleep(60)
         case "hang":
             (folder / "pid").write_text(str(os.getpid()))

@@ -39,6 +39,19 @@ def test_a_worker_that_dies_before_it_says_anything(tmp_path):
     assert ended.reason == "ModuleNotFoundError: No module named 'tests.no_such_module'"
 
 
+@pytest.mark.parametrize(
+    "garbage", ["", "5", "[1]", '"report"', '{"failed": 5}', '{"finished": 5}', '{"report": {"epoch": 1}}', "[" * 50000]
+)
+def test_whatever_is_no_message_fails_the_job(tmp_path, garbage):
+    arguments = {"behaviour": "garbage", "garbage": garbage}
+    with LocalExecutor(1, tasks=TASKS) as executor:
+        executor.submit(Job(name="trial 0", task="train", folder=str(tmp_path), arguments=arguments))
+        ended = ending_of(executor)
+    assert ended.state == "failed"
+    assert ended.reason.startswith("sent something that is not a message: b'")
+    assert len(ended.reason) < 130
+
+
 def test_a_folder_that_cannot_be_made_fails_the_job(tmp_path):
     (tmp_path / "file").write_text("")
     job = Job(name="trial 0", task="train", folder=str(tmp_path / "file" / "trial"), arguments={})

@@ -69,7 +69,7 @@ class LocalExecutor(Executor):
             left = deadline - time.monotonic()
             if events or left <= 0:
                 return events
-            # A process that dies while a child of its own holds the pipe open shows only in its exit code: look again.
+            # A process that dies while its child holds the pipe open shows only in its exit code: look again soon.
             self._selector.select(min(left, _POLL_SECONDS))
 
     def _events_of(self, process: WorkerProcess) -> list[JobEvent]:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from seg.training.result import EpochReport
 
 LOG = "log.txt"
 _LOG_TAIL_BYTES = 8192
-_EXIT_SECONDS = 30.0
 _PROJECT = Path(__file__).parents[2]
 
 
@@ -40,7 +38,6 @@ class WorkerProcess:
         self._log = Path(job.folder) / LOG
         self._buffer = b""
         self._outcome: JobEnded | None = None
-        self._outcome_at = 0.0
         self._garbage: str | None = None
         path = [str(_PROJECT), environment.get("PYTHONPATH", "")]
         environment = environment | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
@@ -95,8 +92,7 @@ class WorkerProcess:
                     reports.append(EpochReport(**message["report"]))
                 else:
                     self._outcome = self._read_outcome(message)
-                    self._outcome_at = time.monotonic()
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 self._garbage = f"sent something that is not a message: {line[:80]!r}"
                 self.signal(signal.SIGKILL)
                 break
@@ -119,9 +115,7 @@ class WorkerProcess:
         return lines
 
     def has_exited(self) -> bool:
-        """Whether the process is gone. One that stays long after it sent its outcome is killed."""
-        if self._outcome is not None and time.monotonic() - self._outcome_at > _EXIT_SECONDS:
-            self.signal(signal.SIGKILL)
+        """Whether the process is gone; one that sent its outcome is gone soon."""
         return self._process.poll() is not None
 
     def ending(self) -> JobEnded:
