@@ -7,7 +7,6 @@ Every call names its run: MLflow's active run is process-wide state that a study
 import functools
 import getpass
 import json
-import logging
 import math
 import os
 import re
@@ -19,12 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import format_exc
 from typing import TYPE_CHECKING, Any, Literal
-
-# Read by MLflow at each request. Its own defaults wait four minutes for a server that is gone.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-# "View run … at …" after every trial would tear the progress display.
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -69,8 +62,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str | None, experiment: str | None) -> None:
-        for chatty in ("mlflow", "alembic"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        tracking_uri.quieten_mlflow()
         self.uri = tracking_uri.resolve(uri)
         tracking_uri.probe(self.uri)
         self._monitors: dict[str, SystemMetrics] = {}

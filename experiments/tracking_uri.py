@@ -4,6 +4,7 @@ MLflow itself tries an absent server for minutes and an absent database longer; 
 should know within seconds. No message shows a password.
 """
 
+import logging
 import os
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -15,6 +16,18 @@ from seg.errors import UserError
 
 DEFAULT = "sqlite:///mlflow.db"
 _TIMEOUT = 4  # seconds
+
+
+def quieten_mlflow() -> None:
+    """Bounds MLflow's waiting and keeps its chatter off the terminal; what the user has set stays."""
+    # Read at each request. The defaults wait four minutes for a server that is gone.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    # "View run … at …" after every trial, and a bar for every file, would tear the progress display.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def resolve(uri: str | None) -> str:
