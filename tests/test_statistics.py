@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from seg import statistics
+from seg.errors import UserError
+from seg.statistics import Interval, bootstrap_mean
+
+
+def test_one_value_leaves_no_doubt():
+    assert bootstrap_mean([0.25]) == Interval(0.25, 0.25, 0.25)
+
+
+def test_constant_values_give_an_interval_of_no_width():
+    interval = bootstrap_mean([0.5] * 40)
+    assert (interval.mean, interval.low, interval.high) == (0.5, 0.5, 0.5)
+
+
+def test_interval_of_two_values_is_that_of_their_four_equally_likely_resamples():
+    # Resamples of (0, 1): means 0 (1/4), 0.5 (1/2), 1 (1/4). So 40 % around the median see only 0.5, 95 % see all.
+    assert bootstrap_mean([0.0, 1.0], level=0.4) == Interval(0.5, 0.5, 0.5)
+    assert bootstrap_mean([0.0, 1.0], level=0.95) == Interval(0.5, 0.0, 1.0)
+
+
+def test_interval_agrees_with_the_normal_approximation():
+    # 200 zeros and 200 ones: standard error sqrt(0.25 / 400) = 0.025, so 95 % is 0.5 ± 1.96 × 0.025 = 0.451 … 0.549.
+    interval = bootstrap_mean([0.0, 1.0] * 200, resamples=4000)
+    assert interval.mean == 0.5
+    assert interval.low == pytest.approx(0.451, abs=0.005)
+    assert interval.high == pytest.approx(0.549, abs=0.005)
+
+
+def test_the_seed_decides():
+    values = np.linspace(0, 1, 30)
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+    assert bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
+
+
+def test_a_wider_level_gives_a_wider_interval():
+    values = np.linspace(0, 1, 30)
+    narrow, wide = bootstrap_mean(values, level=0.5), bootstrap_mean(values, level=0.99)
+    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
+
+
+def test_drawing_in_blocks_changes_nothing(monkeypatch):
+    values = np.linspace(0, 1, 30)
+    whole = bootstrap_mean(values)
+    monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 100)
+    assert bootstrap_mean(values) == whole
+
+
+def test_reads_as_people_write_it():
+    assert str(Interval(0.81234, 0.7, 0.9)) == "0.812 [0.700, 0.900]"
+
+
+@pytest.mark.parametrize("values", [[], [[0.1, 0.2]]])
+def test_refuses_what_is_not_one_value_per_image(values):
+    with pytest.raises(UserError, match="one value per image"):
+        bootstrap_mean(values)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_refuses_values_that_are_not_finite(bad):
+    with pytest.raises(UserError, match="1 of 3 NaN or infinite"):
+        bootstrap_mean([0.1, bad, 0.2])
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.1])
+def test_refuses_a_level_out_of_range(level):
+    with pytest.raises(UserError, match="level must lie between 0 and 1"):
+        bootstrap_mean([0.1], level=level)
+
+
+def test_refuses_no_resamples():
+    with pytest.raises(UserError, match="resamples must be at least 1"):
+        bootstrap_mean([0.1], resamples=0)
