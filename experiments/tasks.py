@@ -1,0 +1,170 @@
+"""What a job does, in a process of its own: train a model, or evaluate one. Talks to neither Optuna nor MLflow."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, astuple, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from experiments.jobs import Job
+from seg.config import TrainConfig
+from seg.data.baselines import baselines
+from seg.data.manifest import Manifest
+from seg.errors import UserError
+from seg.metrics import hard_dice
+from seg.overlay import panel
+from seg.start import start_tensorflow
+from seg.training.result import EpochReport
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+FIXED, BEST, WORST = 4, 3, 3  # panels of each kind
+EVALUATION_BATCH = 16  # images at a time; scores do not depend on it
+
+
+def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
+    """Does a job.
+
+    Args:
+        job: `train` takes the arguments `config` (the fields of a TrainConfig) and `dataset` (a converted dataset's
+            folder). `evaluate` takes `model` (path of a `.keras` file), `dataset`, `split`, and `threshold`, or None to
+            tune it on the validation split.
+        report: hears of each epoch of training; training stops when it returns False.
+
+    Returns:
+        for `train`, the fields of the TrainResult; for `evaluate`, `threshold`, `examples`, `empty`, `scores` (name to
+        `mean`, `low`, `high`) and `baselines`. Both leave files in the job's folder; see docs/architecture.md.
+    """
+    folder = Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    start_tensorflow()
+    if job.task == "train":
+        return train(folder, report=report, **job.arguments)
+    return evaluate(folder, **job.arguments)
+
+
+def train(
+    folder: Path, *, config: dict[str, Any], dataset: str, report: Callable[[EpochReport], bool]
+) -> dict[str, Any]:
+    """Trains one model; leaves model.keras, model_summary.txt, history.csv and panels of validation images."""
+    from seg.training.devices import make_strategy
+    from seg.training.fit import fit
+
+    settings = TrainConfig(**config)
+    manifest = Manifest.load(Path(dataset))
+    strategy = make_strategy(settings.devices)
+    result = fit(settings, manifest, strategy, folder, report)
+
+    model = _load(folder / result.model, strategy)
+    lines: list[str] = []
+    model.summary(line_length=110, print_fn=lambda line, line_break=False: lines.append(line))
+    _write(folder / "model_summary.txt", "\n".join(lines) + "\n")
+    _write_table(folder / "history.csv", [field.name for field in fields(EpochReport)], map(astuple, result.history))
+    _write_panels(folder / "panels", model, manifest, "val", 0.5, result.batch_size, strategy)
+    return asdict(result)
+
+
+def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: float | None) -> dict[str, Any]:
+    """Scores a model on a split; leaves evaluation.json, per_image.csv and panels."""
+    from seg.training import evaluation
+    from seg.training.devices import effective_batch_size, make_strategy
+
+    manifest = Manifest.load(Path(dataset))
+    for needed in (split, "val") if threshold is None else (split,):
+        if needed not in manifest.splits or not manifest.splits[needed].examples:
+            raise UserError(f"the evaluation needs images in the {needed} split, and {dataset} has none; add some.")
+    strategy = make_strategy("auto")
+    batch_size = effective_batch_size(EVALUATION_BATCH, strategy.num_replicas_in_sync)
+    network = _load(Path(model), strategy)
+    if network.input_shape[1] != manifest.image_size:
+        raise UserError(
+            f"{model} takes images of {network.input_shape[1]} pixels, and {dataset} was converted at image_size "
+            f"{manifest.image_size}; convert the data at image_size {network.input_shape[1]}."
+        )
+    if threshold is None:
+        threshold = evaluation.tune_threshold(network, manifest, "val", batch_size, strategy)
+    found = evaluation.evaluate(network, manifest, split, threshold, batch_size, strategy)
+
+    result = {
+        "threshold": found.threshold,
+        "examples": found.examples,
+        "empty": found.empty,
+        "scores": {name: asdict(interval) for name, interval in found.scores.items()},
+        "baselines": baselines(manifest, split),
+    }
+    _write(folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
+    columns = [field.name for field in fields(evaluation.ImageScore)]
+    _write_table(folder / "per_image.csv", columns, map(astuple, found.images))
+    _write_panels(folder / "panels", network, manifest, split, threshold, batch_size, strategy)
+    return result
+
+
+def panel_images(masks: np.ndarray, scores: Sequence[float]) -> dict[str, int]:
+    """Which images of a split to show: names of panels to positions in the records.
+
+    Args:
+        masks: `(images, size, size)`, the split's masks.
+        scores: Dice of each image.
+
+    Returns:
+        `fixed_0` …: evenly spaced images with foreground, the same ones in every run on a dataset, so that models can
+        be compared by eye; `best_0` … and `worst_0` …: by score. Fewer where the split holds fewer.
+    """
+    with_foreground = [index for index, mask in enumerate(masks) if (mask == 1).any()] or list(range(len(masks)))
+    spaced = np.linspace(0, len(with_foreground) - 1, min(FIXED, len(with_foreground))).round().astype(int)
+    chosen = {f"fixed_{number}": with_foreground[place] for number, place in enumerate(spaced)}
+    order = np.argsort(scores, kind="stable")
+    chosen |= {f"best_{number}": int(index) for number, index in enumerate(order[::-1][:BEST])}
+    return chosen | {f"worst_{number}": int(index) for number, index in enumerate(order[:WORST])}
+
+
+def _load(path: Path, strategy: "tf.distribute.Strategy") -> "keras.Model":
+    import keras
+
+    with strategy.scope():
+        return keras.models.load_model(path, compile=False)
+
+
+def _write_panels(
+    folder: Path,
+    model: "keras.Model",
+    manifest: Manifest,
+    split: str,
+    threshold: float,
+    batch_size: int,
+    strategy: "tf.distribute.Strategy",
+) -> None:
+    from seg.training.evaluation import predict_split
+
+    records = manifest.records(split)
+    # Bits, one per pixel: a whole split of probabilities would not fit into memory.
+    packed, scores = [], []
+    for record, probability in zip(records, predict_split(model, manifest, split, batch_size, strategy), strict=True):
+        prediction = probability >= threshold
+        packed.append(np.packbits(prediction))
+        scores.append(float(hard_dice(record[None, ..., 3], prediction[None])[0]))
+    names = [example.file_name for example in manifest.examples(split)]
+    folder.mkdir(exist_ok=True)
+    size = manifest.image_size
+    for name, index in panel_images(records[..., 3], scores).items():
+        prediction = np.unpackbits(packed[index], count=size * size).reshape(size, size)
+        title = f"{names[index]}  Dice {scores[index]:.3f}"
+        picture = panel(records[index, ..., :3], records[index, ..., 3], prediction, title)
+        cv2.imwrite(str(folder / f"{name}.png"), picture[..., ::-1])
+
+
+def _write_table(path: Path, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(columns)
+        table.writerows(rows)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,141 @@
+"""Random changes of training records, each a pure function of the records and of numbers drawn elsewhere.
+
+A record is `(size, size, 4)` uint8: the image and its mask. Both go through every geometric step together. The
+numbers come from `draw`, which is a function of (seed, epoch) alone: one row per record, so that what happens to a
+record depends on neither the batch that it is in nor the process that runs.
+
+Where a rotation, zoom or shift brings in pixels from outside the image, image and mask are both mirrored at the
+edge: they still belong together, and no artificial border appears that a network could learn.
+"""
+
+import math
+
+import tensorflow as tf
+
+
+ROTATION = 15.0  # degrees, either way
+ZOOM = 0.1  # of the size, either way
+SHIFT = 1 / 16  # of the size, either way
+BRIGHTNESS = 25.0  # grey values of 255, either way
+CONTRAST = 0.2  # of the distance to the image's mean, either way
+
+DRAWS = ("left_right", "up_down", "rotation", "zoom", "shift_right", "shift_down", "brightness", "contrast")
+
+
+def draw(examples: int, seed: tf.Tensor) -> tf.Tensor:
+    """The random numbers of one epoch.
+
+    Args:
+        examples: number of records.
+        seed: `(2,)` integers.
+
+    Returns:
+        `(examples, len(DRAWS))` float32, uniform in [-1, 1).
+    """
+    return tf.random.stateless_uniform((examples, len(DRAWS)), seed, -1.0, 1.0, alg="philox")
+
+
+def augment(records: tf.Tensor, draws: tf.Tensor, augmentation: str) -> tf.Tensor:
+    """Changes a batch of records.
+
+    Args:
+        records: `(batch, size, size, 4)` uint8.
+        draws: `(batch, len(DRAWS))`, the rows of `draw` that belong to the records.
+        augmentation: `none`; `flip`: left-right and up-down, each for half of the records; `full`: flips, then a
+            small rotation, zoom and shift, then brightness and contrast.
+
+    Returns:
+        the shape and type of `records`.
+    """
+    if augmentation == "none":
+        return records
+    values = dict(zip(DRAWS, tf.unstack(draws, axis=1), strict=True))
+    records = flip_left_right(records, values["left_right"] < 0)
+    records = flip_up_down(records, values["up_down"] < 0)
+    if augmentation == "flip":
+        return records
+    records = move(
+        records,
+        rotation=values["rotation"] * math.radians(ROTATION),
+        zoom=1 + values["zoom"] * ZOOM,
+        right=values["shift_right"] * SHIFT,
+        down=values["shift_down"] * SHIFT,
+    )
+    return change_light(
+        records, brightness=values["brightness"] * BRIGHTNESS, contrast=1 + values["contrast"] * CONTRAST
+    )
+
+
+def flip_left_right(records: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+    """Mirrors the chosen records, `(batch,)` bool, left to right."""
+    return tf.where(chosen[:, None, None, None], tf.reverse(records, [2]), records)
+
+
+def flip_up_down(records: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+    """Mirrors the chosen records, `(batch,)` bool, top to bottom."""
+    return tf.where(chosen[:, None, None, None], tf.reverse(records, [1]), records)
+
+
+def move(
+    records: tf.Tensor, *, rotation: tf.Tensor, zoom: tf.Tensor, right: tf.Tensor, down: tf.Tensor
+) -> tf.Tensor:
+    """Rotates and enlarges records about their centre, then shifts them: bilinear images, nearest masks.
+
+    Args:
+        records: `(batch, size, size, 4)` uint8.
+        rotation: `(batch,)` radians, counter-clockwise as seen.
+        zoom: `(batch,)` factors; above 1 enlarges.
+        right, down: `(batch,)` shares of the size.
+    """
+    size = tf.cast(tf.shape(records)[1], tf.float32)
+    cosine, sine = tf.cos(rotation) / zoom, tf.sin(rotation) / zoom
+    # The operation asks, for each output pixel, where it comes from: the inverse of the change.
+    # source = centre + R(-rotation) / zoom · (target - centre - shift)
+    centre = (size - 1) / 2
+    from_x, from_y = centre + right * size, centre + down * size
+    zero = tf.zeros_like(rotation)
+    transforms = tf.stack(
+        [
+            cosine,
+            -sine,
+            centre - cosine * from_x + sine * from_y,
+            sine,
+            cosine,
+            centre - sine * from_x - cosine * from_y,
+            zero,
+            zero,
+        ],
+        axis=1,
+    )
+
+    def transform(part: tf.Tensor, interpolation: str) -> tf.Tensor:
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=part,
+            transforms=transforms,
+            output_shape=tf.shape(records)[1:3],
+            fill_value=0.0,
+            interpolation=interpolation,
+            fill_mode="REFLECT",
+        )
+
+    image = transform(tf.cast(records[..., :3], tf.float32), "BILINEAR")
+    mask = transform(records[..., 3:], "NEAREST")
+    return tf.concat([_to_uint8(image), mask], axis=-1)
+
+
+def change_light(records: tf.Tensor, *, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
+    """Stretches each image's grey values about their mean by `contrast`, then adds `brightness`; masks stay.
+
+    Args:
+        records: `(batch, size, size, 4)` uint8.
+        brightness: `(batch,)` grey values of 255.
+        contrast: `(batch,)` factors.
+    """
+    image = tf.cast(records[..., :3], tf.float32)
+    mean = tf.reduce_mean(image, axis=(1, 2, 3), keepdims=True)
+    image = mean + (image - mean) * contrast[:, None, None, None] + brightness[:, None, None, None]
+    return tf.concat([_to_uint8(image), records[..., 3:]], axis=-1)
+
+
+def _to_uint8(image: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)

@@ -1,0 +1,182 @@
+"""`fit`: one training run, from a configuration and a dataset to the best model in a file."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from seg.config import TrainConfig
+from seg.data.manifest import Manifest
+from seg.data.pipeline import training_dataset
+from seg.errors import UserError
+from seg.losses import get_loss
+from seg.models import build_model
+from seg.training.devices import effective_batch_size
+from seg.training.result import EpochReport, TrainResult
+from seg.training.validation import Validation
+
+MODEL = "model.keras"
+
+
+class TrainingDiverged(Exception):
+    """The loss is no number any more: further training is of no use."""
+
+
+def fit(
+    config: TrainConfig,
+    manifest: Manifest,
+    strategy: tf.distribute.Strategy,
+    folder: Path,
+    on_epoch: Callable[[EpochReport], bool] = lambda report: True,
+) -> TrainResult:
+    """Trains a model and leaves the weights of its best epoch, by `val_dice`, in `folder / MODEL`.
+
+    Args:
+        config: what to train and how.
+        manifest: the dataset; it has the splits `train` and `val`.
+        strategy: the devices, from `make_strategy(config.devices)`.
+        folder: where the model is written.
+        on_epoch: called after each epoch, when its model is saved; training stops if it returns False.
+
+    Raises:
+        UserError: if configuration and dataset do not fit together.
+        TrainingDiverged: if a loss is NaN or infinite; the model of the best epoch before stays.
+    """
+    _check(config, manifest)
+    replicas = strategy.num_replicas_in_sync
+    batch_size = effective_batch_size(config.batch_size, replicas)
+    batches = training_dataset(manifest, config, batch_size)
+
+    keras.utils.set_random_seed(config.seed)
+    with strategy.scope():
+        model = build_model(config)
+        # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
+        model.compile(optimizer=_optimizer(config), loss=get_loss(config.loss), jit_compile=False)
+    validation = Validation(model, get_loss(config.loss), manifest, "val", batch_size, strategy)
+    course = _Course(config.patience, batch_size, validation, folder / MODEL, on_epoch)
+    model.fit(
+        batches,
+        epochs=config.epochs,
+        steps_per_epoch=manifest.splits["train"].examples // batch_size,
+        callbacks=[course],
+        shuffle=False,  # the dataset has its own order
+        verbose=0,
+    )
+    if course.divergence:
+        raise TrainingDiverged(f"{course.divergence}; use a learning_rate lower than {config.learning_rate:g}.")
+    return TrainResult(
+        stop_reason=course.stop_reason,
+        best_epoch=course.best.epoch,
+        val_dice=course.best.val_dice,
+        parameters=model.count_params(),
+        replicas=replicas,
+        batch_size=batch_size,
+        model=MODEL,
+        history=tuple(course.history),
+    )
+
+
+class _Course(keras.callbacks.Callback):
+    """What happens at the end of each epoch: validate, keep the best, report, decide whether to go on.
+
+    It never raises what it decides: an exception would leave `Model.fit` without its `on_train_end`.
+
+    Attributes:
+        history: the epochs' reports.
+        best: the report of the saved model's epoch.
+        stop_reason: as in `TrainResult`.
+        divergence: what was not finite, and when; empty while all is well.
+    """
+
+    def __init__(
+        self,
+        patience: int,
+        batch_size: int,
+        validation: Validation,
+        path: Path,
+        on_epoch: Callable[[EpochReport], bool],
+    ) -> None:
+        super().__init__()
+        self.history: list[EpochReport] = []
+        self.stop_reason = "epochs"
+        self.divergence = ""
+        self._patience = patience
+        self._batch_size = batch_size
+        self._validation = validation
+        self._path = path
+        self._on_epoch = on_epoch
+
+    @property
+    def best(self) -> EpochReport:
+        return max(self.history, key=lambda report: report.val_dice)  # the first of equals
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch_start = self._steps_start = time.perf_counter()
+        self._steps = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._steps += 1
+        if not self.history and batch == 0 and self.params["steps"] > 1:
+            # The very first step traces the model: it says nothing about the speed of training.
+            self._steps_start = time.perf_counter()
+            self._steps = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        assert logs is not None
+        train_loss = float(logs["loss"])
+        images_per_second = self._steps * self._batch_size / (time.perf_counter() - self._steps_start)
+        score = self._validation()
+        for name, loss in (("train_loss", train_loss), ("val_loss", score.loss)):
+            if not math.isfinite(loss):
+                self.divergence = f"training diverged: {name} is {loss} in epoch {epoch + 1}"
+                self.model.stop_training = True
+                return
+        report = EpochReport(
+            epoch=epoch + 1,
+            train_loss=train_loss,
+            val_loss=score.loss,
+            val_dice=score.dice,
+            images_per_second=images_per_second,
+            seconds=time.perf_counter() - self._epoch_start,
+        )
+        self.history.append(report)
+        if self.best is report:
+            _save(self.model, self._path)
+        self._decide(report)
+
+    def _decide(self, report: EpochReport) -> None:
+        if not self._on_epoch(report):
+            self.stop_reason = "pruned"
+        elif self._patience and report.epoch - self.best.epoch >= self._patience:
+            self.stop_reason = "early_stopping"
+        else:
+            return
+        self.model.stop_training = True
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    """Writes the model without its loss and optimizer, beside its place first: it loads without our code."""
+    partial = path.with_name(f".partial.{path.name}")
+    keras.Model(model.inputs, model.outputs, name=model.name).save(partial)
+    partial.replace(path)
+
+
+def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
+    adam = keras.optimizers.Adam(config.learning_rate)
+    # Keras scales the loss by itself only where float16 is the global policy.
+    return keras.optimizers.LossScaleOptimizer(adam) if config.precision == "mixed_float16" else adam
+
+
+def _check(config: TrainConfig, manifest: Manifest) -> None:
+    if manifest.image_size != config.image_size:
+        raise UserError(
+            f"the dataset {manifest.folder} was converted at image_size {manifest.image_size}, got "
+            f"{config.image_size}; use image_size {manifest.image_size} or convert again."
+        )
+    for split in ("train", "val"):
+        if split not in manifest.splits or not manifest.splits[split].examples:
+            raise UserError(f"training needs images in the {split} split, and {manifest.folder} has none; add some.")

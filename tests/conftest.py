@@ -1,0 +1,10 @@
+import pytest
+
+from seg.data.manifest import Manifest
+from tests.tiny import write_tiny
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """13 training, 7 validation and 5 test images of 16×16 pixels; tests must not change it."""
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
