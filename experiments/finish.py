@@ -15,6 +15,7 @@ from experiments.models import fetch_version
 from experiments.one_job import evaluate
 from experiments.progress import describe
 from experiments.registry import ModelInfo, Registered, Registry
+from experiments.search import SearchSpace
 from experiments.storage import TrialRow
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
@@ -43,6 +44,7 @@ class Finished:
 
 def finish(
     result: StudyResult,
+    space: SearchSpace,
     manifest: Manifest,
     tracker: Tracker,
     executor: Executor,
@@ -70,7 +72,9 @@ def finish(
     tracker.log_tags(
         result.run_id, {"best_trial": best.number, "model": registered.model.uri, "champion": registered.is_champion}
     )
-    return Finished(trial=best.number, arm=describe(best.config), evaluation=evaluation, registered=registered)
+    return Finished(
+        trial=best.number, arm=describe(best.config, space.base), evaluation=evaluation, registered=registered
+    )
 
 
 def score_metrics(evaluation: Mapping[str, Any], split: str) -> dict[str, float]:

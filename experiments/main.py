@@ -35,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = presets.apply(build_parser().parse_args(arguments))
     launch = entry.read_launch()
     space = search_space(values)
-    tracker = Tracker(launch.tracking_uri, launch.experiment)
+    tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
     with LocalExecutor(1) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
-            finished = finish(result, manifest, tracker, executor, values)
+            finished = finish(result, space, manifest, tracker, executor, values)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")
     return 0

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import cv2
 from seg.data.images import decode_image
-from seg.inference import Predictor
-from seg.start import start_tensorflow
 from tqdm import tqdm
 
 from experiments import entry
@@ -23,6 +21,8 @@ from experiments.options import parser
 from experiments.tracking import Tracker
 from seg import overlay
 from seg.errors import UserError
+from seg.inference import Predictor
+from seg.start import start_tensorflow
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 

@@ -89,6 +89,26 @@ class Registry:
                 return None
             raise
 
+    def find(self, uri: str) -> ModelInfo:
+        """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
+
+        Raises:
+            UserError: if the registry has none.
+        """
+        name, at, alias = uri.removeprefix("models:/").partition("@")
+        try:
+            if at:
+                return _info(self._client.get_model_version_by_alias(name, alias))
+            name, _, number = name.partition("/")
+            return _info(self._client.get_model_version(name, number))
+        except MlflowException as error:
+            if error.error_code not in _SETTLED_ERRORS:
+                raise
+            raise UserError(
+                f"model must be in the registry {tracking_uri.displayed(self.uri)}, got '{uri}'; register one with "
+                "main, or set MLFLOW_TRACKING_URI to the store that has it."
+            ) from None
+
     def download(self, model: ModelInfo, folder: Path) -> Path:
         """Fetches a version's `model.keras` and `settings.json` into a folder, and returns theirs."""
         fetched = mlflow.artifacts.download_artifacts(
@@ -221,9 +241,7 @@ def _info(version: ModelVersion) -> ModelInfo:
     )
 
 
-def _save(
-    folder: Path, scratch: Path, description: Model, model_file: Path, threshold: float, example: bytes
-) -> None:
+def _save(folder: Path, scratch: Path, description: Model, model_file: Path, threshold: float, example: bytes) -> None:
     """Writes the MLflow model: Keras file, settings, the few files of code, signature and requirements."""
     for path in _CODE:
         target = scratch / "code" / path

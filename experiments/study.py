@@ -15,7 +15,7 @@ from experiments import datasets, entry
 from experiments.driver import run_study
 from experiments.executors.base import Executor
 from experiments.executors.local import LocalExecutor
-from experiments.options import OPTIONS, FIELDS, Option, parser, train_config
+from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
 from experiments.progress import Progress
 from experiments.search import SearchSpace, parse_filters, parse_losses
 from experiments.study_report import publish_study
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
     space = search_space(values)
-    tracker = Tracker(launch.tracking_uri, launch.experiment)
+    tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
     with LocalExecutor(1) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from seg.data.baselines import baselines
 
 from experiments.jobs import Job
 from seg.config import TrainConfig
-from seg.data.baselines import baselines
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 from seg.metrics import hard_dice
@@ -153,9 +153,9 @@ def _write_panels(
     folder.mkdir(exist_ok=True)
     size = manifest.image_size
     for name, index in panel_images(records[..., 3], scores).items():
-        prediction = np.unpackbits(packed[index], count=size * size).reshape(size, size)
+        mask = np.unpackbits(packed[index], count=size * size).reshape(size, size)
         title = f"{names[index]}  Dice {scores[index]:.3f}"
-        picture = panel(records[index, ..., :3], records[index, ..., 3], prediction, title)
+        picture = panel(records[index, ..., :3], records[index, ..., 3], mask, title)
         cv2.imwrite(str(folder / f"{name}.png"), picture[..., ::-1])
 
 

@@ -70,7 +70,7 @@ class Tracker:
         try:
             # The first call creates the store's schema, before any other process can race for it.
             self._client = mlflow.MlflowClient(self.uri)
-            self._client.search_experiments(max_results=1)
+            self._find_experiment()
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -109,9 +109,7 @@ class Tracker:
         self._describe(known, parameters, manifest)
         return known
 
-    def start_run(
-        self, name: str, parameters: Mapping[str, Any], manifest: Manifest, adopt: str | None = None
-    ) -> str:
+    def start_run(self, name: str, parameters: Mapping[str, Any], manifest: Manifest, adopt: str | None = None) -> str:
         """Starts a run that is part of no study, or adopts the one that `mlflow run` created; returns its id.
 
         Args:
@@ -188,6 +186,18 @@ class Tracker:
             self.log_text(run_id, traceback, "traceback.txt")
         self._client.set_terminated(run_id, status)
 
+    def download(self, run_id: str, path: str, folder: Path) -> Path:
+        """Fetches one artifact of a run into a folder and returns its file.
+
+        Raises:
+            UserError: if the store has no such run, or the run no such artifact.
+        """
+        self._existing(run_id)
+        if path not in {file.path for file in self._client.list_artifacts(run_id)}:
+            raise UserError(f"MLflow run {run_id} must have the artifact {path}, got none; choose a run that trained.")
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(self._client.download_artifacts(run_id, path, str(folder)))
+
     @contextmanager
     def ending(self, run_id: str) -> Iterator[None]:
         """Ends the run when the block does: finished, or failed with the reason of the exception, which goes on."""
@@ -213,7 +223,7 @@ class Tracker:
 
     def _create_or_adopt(self, name: str, tags: Mapping[str, str], known: str | None) -> str:
         if known is None:
-            return self._create_run(self._find_or_create_experiment(self._experiment), name, tags)
+            return self._create_run(self._find_or_create_experiment(), name, tags)
         self._existing(known)
         self._client.update_run(known, status="RUNNING", name=name)
         self.log_tags(known, tags)
@@ -225,16 +235,25 @@ class Tracker:
         self._log_params(run_id, {name: value for name, value in parameters.items() if name not in present})
         self._client.log_inputs(run_id, [_dataset_input(manifest)])
 
-    def _find_or_create_experiment(self, name: str) -> str:
-        if found := self._client.get_experiment_by_name(name):
-            if found.lifecycle_stage != "active":
-                raise UserError(f"experiment must be an active one, got '{name}', which was deleted; choose another.")
-            return str(found.experiment_id)
+    def _find_experiment(self) -> str | None:
+        """The experiment's id; None until a first run needs it: a run that is adopted has its own."""
+        found = self._client.get_experiment_by_name(self._experiment)
+        if found is None:
+            return None
+        if found.lifecycle_stage != "active":
+            raise UserError(
+                f"experiment must be an active one, got '{self._experiment}', which was deleted; choose another."
+            )
+        return str(found.experiment_id)
+
+    def _find_or_create_experiment(self) -> str:
+        if found := self._find_experiment():
+            return found
         # Artifacts lie beside their database, wherever the command was started.
         database = tracking_uri.sqlite_path(self.uri)
-        folder = re.sub(r"[^\w.-]+", "_", name)
+        folder = re.sub(r"[^\w.-]+", "_", self._experiment)
         location = None if database is None else (database.parent / "mlruns" / folder).as_uri()
-        return str(self._client.create_experiment(name, artifact_location=location))
+        return str(self._client.create_experiment(self._experiment, artifact_location=location))
 
     def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         return str(self._client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)

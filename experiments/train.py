@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_id = tracker.start_run(f"{config.loss} f{config.filters}", config.as_dict(), manifest, adopt=launch.run_id)
     tracker.watch_system(run_id)
     progress = Progress()
-    progress.study(trials=1, finished=0, to_run=1, epochs=config.epochs, best=None)
+    progress.study(trials=1, finished=0, base=config, best=None)
     folder = Path(values.workspace).absolute() / "runs" / run_id
     job = Job(
         name="training",

@@ -81,7 +81,9 @@ def test_trial_run(tracker, study, manifest, client):
     run = client.get_run(start_trial(tracker, study, manifest))
     assert run.info.run_name == "0003 dice f16"
     assert run.info.experiment_id == client.get_run(study).info.experiment_id
-    assert run.data.params == {name: str(value) for name, value in TrainConfig(loss="dice", filters=16).as_dict().items()}
+    assert run.data.params == {
+        name: str(value) for name, value in TrainConfig(loss="dice", filters=16).as_dict().items()
+    }
     tags = run.data.tags
     assert tags["mlflow.parentRunId"] == study
     assert (tags["study"], tags["trial"], tags["dataset_key"]) == ("widths", "3", "0123456789abcdef")
@@ -271,7 +273,12 @@ def test_a_real_server(tmp_path, manifest, capfd):
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "files")]
+    stores = [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "files"),
+    ]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command + stores, env=environment, cwd=tmp_path, stdout=log, stderr=log)

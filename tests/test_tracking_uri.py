@@ -74,7 +74,9 @@ def test_a_healthy_server_and_a_new_database_pass(server, tmp_path):
     probe(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(401, "MLFLOW_TRACKING_USERNAME"), (404, "an MLflow server runs there")])
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(401, "MLFLOW_TRACKING_USERNAME"), (404, "an MLflow server runs there")]
+)
 def test_a_server_that_refuses(server, status, remedy):
     server.status = status
     with pytest.raises(UserError, match=f"got HTTP {status} from http://127.0.0.1:.*{remedy}") as caught:
