@@ -1,6 +1,4 @@
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
@@ -8,14 +6,15 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import requests
 
 from experiments import tracking
+from experiments.registry import Registry
 from experiments.tracking import Tracker, git_commit
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest, SplitSummary
 from seg.errors import UserError
 from seg.training.result import EpochReport
+from tests.mlflow_server import mlflow_server
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -81,9 +80,7 @@ def test_trial_run(tracker, study, manifest, client):
     run = client.get_run(start_trial(tracker, study, manifest))
     assert run.info.run_name == "0003 dice f16"
     assert run.info.experiment_id == client.get_run(study).info.experiment_id
-    assert run.data.params == {
-        name: str(value) for name, value in TrainConfig(loss="dice", filters=16).as_dict().items()
-    }
+    assert run.data.params == {name: str(value) for name, value in TrainConfig(loss="dice", filters=16).as_dict().items()}
     tags = run.data.tags
     assert tags["mlflow.parentRunId"] == study
     assert (tags["study"], tags["trial"], tags["dataset_key"]) == ("widths", "3", "0123456789abcdef")
@@ -269,26 +266,7 @@ def test_nothing_is_printed_and_no_tensorflow_imported(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_server(tmp_path, manifest, capfd):
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "files"),
-    ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command + stores, env=environment, cwd=tmp_path, stdout=log, stderr=log)
-    try:
-        uri = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
-        while not _healthy(uri):
-            assert server.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+    with mlflow_server(tmp_path) as uri:
         tracker = Tracker(uri, "segmentation")
         study = tracker.start_study("widths", {"trials": 1}, manifest)
         trial = start_trial(tracker, study, manifest)
@@ -301,14 +279,19 @@ def test_a_real_server(tmp_path, manifest, capfd):
         assert [file.path for file in client.list_artifacts(trial)] == ["note.txt"]
         experiment = client.get_run(study).info.experiment_id
         assert tracker.where_to_browse(study) == f"{uri}/#/experiments/{experiment}/runs/{study}"
-        assert capfd.readouterr().out == ""
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
 
-
-def _healthy(uri):
-    try:
-        return requests.get(f"{uri}/health", timeout=1).ok
-    except requests.ConnectionError:
-        return False
+        # The registry, through the same server.
+        (tmp_path / "model.keras").write_bytes(b"weights")
+        registered = Registry(uri).register(
+            trial,
+            tmp_path / "model.keras",
+            "seg-unet",
+            scores={"dice_own_size": 0.8},
+            threshold=0.5,
+            dataset_key=manifest.key,
+            test_key="test",
+            example=b"image",
+        )
+        folder = Registry(uri).download(registered.model, tmp_path / "fetched")
+        assert (folder / "model.keras").read_bytes() == b"weights"
+    assert capfd.readouterr() == ("", "")
