@@ -11,10 +11,9 @@ import argparse
 from collections.abc import Sequence
 
 from experiments import datasets, entry, presets
-from experiments.executors.local import LocalExecutor
 from experiments.finish import Finished, finish
 from experiments.options import FIELDS, parser
-from experiments.study import LISTS, STUDY_OPTIONS, conduct, search_space
+from experiments.study import LISTS, STUDY_OPTIONS, conduct, local_executor, search_space
 from experiments.tracking import Tracker
 
 OVERRIDES = {
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     space = search_space(values)
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
-    with LocalExecutor(1) as executor:
+    with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
             finished = finish(result, space, manifest, tracker, executor, values)

@@ -71,6 +71,7 @@ _RUNNER = {
         help="trials that the study shall have in total, earlier calls included; 0: each arm of the grid once",
     ),
     "study": Option(type=str, default="unet", help="name of the study; the same name goes on where it stopped"),
+    "slots": Option(type=int, default=1, help="trials at the same time, each on its share of the GPUs"),
     "storage": Option(type=str, default="sqlite:///optuna.db", help="URL of Optuna's database"),
     "model_name": Option(type=str, default="seg-unet", help="name of the registered model"),
     "model": Option(

@@ -24,7 +24,7 @@ from seg.errors import UserError
 from seg.inference import Predictor
 from seg.start import start_tensorflow
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ others go on.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from experiments import datasets, entry
 from experiments.driver import run_study
 from experiments.executors.base import Executor
+from experiments.executors.gpus import gpus_per_slot
 from experiments.executors.local import LocalExecutor
 from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
 from experiments.progress import Progress
@@ -31,7 +33,7 @@ LISTS: dict[str, Option] = {
         OPTIONS["filters"], type=str, default="16,32", help="widths of the U-Net's first level to compare, with commas"
     ),
 }
-STUDY_OPTIONS = ("sampler", "trials", "study", "storage")
+STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,6 +49,17 @@ def search_space(values: argparse.Namespace) -> SearchSpace:
     losses, filters = parse_losses(values.loss), parse_filters(values.filters)
     base = train_config(values, loss=losses[0], filters=filters[0])
     return SearchSpace(base=base, losses=losses, filters=filters, sampler=values.sampler)
+
+
+def local_executor(slots: int) -> LocalExecutor:
+    """This machine, with its GPUs dealt out to the slots.
+
+    Raises:
+        UserError: if there are no such slots.
+    """
+    if slots < 1:
+        raise UserError(f"slots must be at least 1, got {slots}.")
+    return LocalExecutor(slots, gpus=gpus_per_slot(slots, os.environ))
 
 
 def conduct(
@@ -74,7 +87,7 @@ def conduct(
         progress=Progress(),
         adopt=adopt,
     )
-    publish_study(result, space, tracker)
+    publish_study(result, tracker)
     return result
 
 
@@ -84,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     space = search_space(values)
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
-    with LocalExecutor(1) as executor:
+    with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
     if result.best is None:
         tracker.end(result.run_id, "failed", "no trial finished")

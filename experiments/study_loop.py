@@ -14,6 +14,7 @@ from experiments.executors.base import Executor
 from experiments.interrupts import Interrupts
 from experiments.jobs import Job, JobEnded, JobEvent, JobReported
 from experiments.progress import Progress
+from experiments.run_report import publish_training
 from experiments.storage import StudyStore
 from experiments.study_result import trial_folder
 from seg.config import TrainConfig
@@ -171,9 +172,7 @@ class StudyLoop:
         if not math.isfinite(val_dice):
             self._fail(running, "failed", f"val_dice of the best epoch is {val_dice}")
             return
-        self._tracker.log_metrics(running.run_id, {"best_val_dice": val_dice, "best_epoch": result["best_epoch"]})
-        self._tracker.log_tags(running.run_id, {"stop_reason": result["stop_reason"]})
-        self._tracker.log_folder(running.run_id, Path(running.job.folder))
+        publish_training(self._tracker, running.run_id, Path(running.job.folder), result)
         state: Literal["pruned", "finished"] = "pruned" if running.stopped else "finished"
         self._tracker.end(running.run_id, state)
         if running.stopped:

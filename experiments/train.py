@@ -14,8 +14,8 @@ from experiments.executors.local import LocalExecutor
 from experiments.jobs import Job
 from experiments.one_job import run_job
 from experiments.options import FIELDS, parser, train_config
-from experiments.plots import learning_curves
 from experiments.progress import Progress
+from experiments.run_report import publish_training
 from experiments.tracking import Tracker
 from seg.training.result import EpochReport
 
@@ -53,10 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = run_job(executor, job, on_epoch)
         finally:
             progress.close()
-        tracker.log_metrics(run_id, {"best_val_dice": result["val_dice"], "best_epoch": result["best_epoch"]})
-        tracker.log_tags(run_id, {"stop_reason": result["stop_reason"]})
-        tracker.log_folder(run_id, folder)
-        tracker.log_figure(run_id, learning_curves(folder / "history.csv"), "learning_curves.png")
+        publish_training(tracker, run_id, folder, result)
     print(f"val_dice {result['val_dice']:.3f} in epoch {result['best_epoch']}")
     print(f"run {run_id}; browse: {tracker.where_to_browse(run_id)}")
     return 0

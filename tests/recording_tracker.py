@@ -38,6 +38,9 @@ class RecordingTracker:
     def log_text(self, run_id, text, path):
         self._record("log_text", run_id, path=path)
 
+    def log_figure(self, run_id, figure, path):
+        self._record("log_figure", run_id, path=path)
+
     def end(self, run_id, state, reason="", traceback=""):
         self._record("end", run_id, state=state, reason=reason, traceback=traceback)
 

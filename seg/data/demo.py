@@ -1,7 +1,7 @@
 """The demo dataset: a COCO export in Roboflow's layout, generated from a seed and as awkward as life.
 
-Head-like slices of several patients, whose names stand in the file names; neighbouring slices are alike; no patient is in
-two splits. Among the annotations: polygons, lesions of two parts, holes (as compressed and uncompressed run lengths), a
+Head-like slices of several patients, whose names stand in the file names; neighbouring slices are alike; no patient
+is in two splits. Among the annotations: polygons, lesions of two parts, holes (as compressed and uncompressed run lengths), a
 crowd region, two categories besides the super-category, and one stray speck. Among the images: some without a lesion,
 several sizes, grey and colour, JPEG and PNG, one with an EXIF rotation.
 
