@@ -9,11 +9,12 @@ import cv2
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.pyfunc.model import PythonModel
 
 COLUMN = "image"
 
 
-class SegmentationModel(mlflow.pyfunc.PythonModel):
+class SegmentationModel(PythonModel):
     """Images of any size in, masks at each image's own size out."""
 
     def load_context(self, context: Any) -> None:

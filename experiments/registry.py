@@ -221,9 +221,7 @@ def _info(version: ModelVersion) -> ModelInfo:
     )
 
 
-def _save(
-    folder: Path, scratch: Path, description: Model, model_file: Path, threshold: float, example: bytes
-) -> None:
+def _save(folder: Path, scratch: Path, description: Model, model_file: Path, threshold: float, example: bytes) -> None:
     """Writes the MLflow model: Keras file, settings, the few files of code, signature and requirements."""
     for path in _CODE:
         target = scratch / "code" / path

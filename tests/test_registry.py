@@ -19,7 +19,8 @@ from pathlib import Path
 from seg.inference import Predictor
 folder = Path(sys.argv[1])
 keras.utils.set_random_seed(0)
-layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 64, offset=-2), keras.layers.Conv2D(1, 5, padding="same")]
+convolution = keras.layers.Conv2D(1, 5, padding="same")
+layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 64, offset=-2), convolution]
 keras.Sequential(layers).save(folder / "model.keras")
 predictor = Predictor.load(folder / "model.keras")
 for path in sorted(folder.glob("image*")):

@@ -80,7 +80,9 @@ def test_trial_run(tracker, study, manifest, client):
     run = client.get_run(start_trial(tracker, study, manifest))
     assert run.info.run_name == "0003 dice f16"
     assert run.info.experiment_id == client.get_run(study).info.experiment_id
-    assert run.data.params == {name: str(value) for name, value in TrainConfig(loss="dice", filters=16).as_dict().items()}
+    assert run.data.params == {
+        name: str(value) for name, value in TrainConfig(loss="dice", filters=16).as_dict().items()
+    }
     tags = run.data.tags
     assert tags["mlflow.parentRunId"] == study
     assert (tags["study"], tags["trial"], tags["dataset_key"]) == ("widths", "3", "0123456789abcdef")
@@ -213,7 +215,7 @@ def test_broken_sensors_hurt_nobody(tracker, study, manifest, client, monkeypatc
 
 
 def test_a_run_that_the_store_does_not_have(tracker, manifest):
-    with pytest.raises(UserError, match="MLflow run 00 must be in sqlite:.*, got none"):
+    with pytest.raises(UserError, match=r"MLflow run 00 must be in sqlite:.*, got none"):
         tracker.start_study("widths", {}, manifest, run_id="00")
 
 
