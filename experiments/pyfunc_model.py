@@ -3,6 +3,7 @@
 Imports nothing of `experiments`, and nothing heavy before a model is loaded.
 """
 
+import base64
 from typing import Any
 
 import cv2
@@ -64,8 +65,15 @@ class SegmentationModel(PythonModel):
 
 
 def _image(cell: Any) -> Any:
-    """MLflow turns an array inside a dictionary into nested lists."""
-    return np.asarray(cell, np.uint8) if isinstance(cell, list) else cell
+    """Undoes what MLflow does on the way: arrays become nested lists, and base64 stays text under the key `inputs`."""
+    if isinstance(cell, list):
+        return np.asarray(cell, np.uint8)
+    if isinstance(cell, bytes | str):
+        try:
+            return base64.b64decode(cell, validate=True)
+        except ValueError:  # a file's own bytes: every image format has signs in its header that base64 has not
+            return cell
+    return cell
 
 
 mlflow.models.set_model(SegmentationModel())
