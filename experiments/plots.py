@@ -1,6 +1,8 @@
 """The pictures of runs and studies. Matplotlib's objects only: no global state, no display, safe beside threads."""
 
+import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
@@ -39,7 +41,7 @@ def learning_curves(history: Sequence[EpochReport], title: str = "") -> Figure:
     dice.set(xlabel="epoch", ylim=(0, 1))
     for axes in (losses, dice):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _legend(losses)
+    losses.legend(frameon=False, labelcolor=_INK, fontsize=10, loc="upper right")
     return figure
 
 
@@ -51,7 +53,7 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
         baselines: trivial scores to draw as dashed lines, by name.
         title: of the figure.
     """
-    figure, (axes,) = _figure(1, width=7.2, title=title)
+    figure, (axes,) = _figure(1, width=8.0, title=title)
     done = finished(rows)
     widths = sorted({row.config.filters for row in done if row.config})
     losses = [loss for loss in LOSSES if any(row.config and row.config.loss == loss for row in done)]
@@ -80,6 +82,7 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
         )
     axes.set(xlabel="filters of the first level", ylabel="val_dice", xlim=(-0.6, max(len(widths), 1) - 0.4))
     axes.set_xticks(range(len(widths)), [str(width) for width in widths])
+    axes.margins(y=0.12)  # room for the means above the points
     axes.grid(visible=False, axis="x")
     _legend(axes, title="loss")
     return figure
@@ -87,7 +90,7 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
 
 def optimisation_history(rows: Sequence[TrialRow], title: str = "") -> Figure:
     """val_dice of each trial in order, and the best so far; pruned and failed trials are marked."""
-    figure, (axes,) = _figure(1, width=7.2, title=title)
+    figure, (axes,) = _figure(1, width=8.0, title=title)
     done = finished(rows)
     if done:
         numbers = [row.number for row in done]
@@ -117,11 +120,11 @@ def parameter_importance(rows: Sequence[TrialRow], title: str = "") -> Figure | 
     importances = _importances(rows)
     if not importances:
         return None
-    figure, (axes,) = _figure(1, width=7.2, title=title)
+    figure, (axes,) = _figure(1, width=8.0, title=title)
     names, shares = list(importances)[::-1], list(importances.values())[::-1]
-    bars = axes.barh(names, shares, color=_BLUE, height=0.55)
+    bars = axes.barh(names, shares, color=_BLUE, height=0.4)
     axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=5, color=_PALE_INK)
-    axes.set(xlabel="share of the variance of val_dice", xlim=(0, max(shares) * 1.15))
+    axes.set(xlabel="share of the variance of val_dice", xlim=(0, max(shares) * 1.15), ylim=(-0.6, len(names) - 0.4))
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.grid(visible=False, axis="y")
     return figure
@@ -129,8 +132,6 @@ def parameter_importance(rows: Sequence[TrialRow], title: str = "") -> Figure | 
 
 def as_png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file."""
-    import io
-
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()
@@ -156,18 +157,19 @@ def _importances(rows: Sequence[TrialRow]) -> dict[str, float]:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _distribution(values: Sequence[object]) -> BaseDistribution:
+def _distribution(values: Sequence[Any]) -> BaseDistribution:
     numbers = [value for value in values if isinstance(value, float)]
     if len(numbers) == len(values):
         return FloatDistribution(min(numbers), max(numbers), log=True)
-    return CategoricalDistribution(sorted(set(values), key=str))  # type: ignore[type-var]
+    return CategoricalDistribution(sorted(set(values), key=str))
 
 
 def _figure(columns: int, width: float, title: str) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, 4.2), dpi=150, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, 4.2), dpi=150, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
+        figure.suptitle(title, x=0.015, ha="left", fontsize=13, fontweight="bold", color=_INK)
     found = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
     for axes in found:
         axes.spines[["top", "right"]].set_visible(False)
@@ -203,4 +205,10 @@ def _arm(axes: Axes, x: float, scores: Sequence[float], colour: str) -> None:
 
 def _legend(axes: Axes, title: str | None = None) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(title=title, frameon=False, labelcolor=_INK, fontsize=10, title_fontsize=10, loc="best")
+        # Beside the axes: inside, it covers points or a baseline sooner or later.
+        legend = axes.legend(
+            title=title, frameon=False, fontsize=10, title_fontsize=10, loc="upper left", bbox_to_anchor=(1.01, 1)
+        )
+        legend.set_alignment("left")
+        for text in (*legend.get_texts(), legend.get_title()):
+            text.set_color(_INK)

@@ -3,17 +3,19 @@
 Imports nothing of `experiments`, and nothing heavy before a model is loaded.
 """
 
+import base64
 from typing import Any
 
 import cv2
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.pyfunc.model import PythonModel
 
 COLUMN = "image"
 
 
-class SegmentationModel(mlflow.pyfunc.PythonModel):
+class SegmentationModel(PythonModel):
     """Images of any size in, masks at each image's own size out."""
 
     def load_context(self, context: Any) -> None:
@@ -63,8 +65,15 @@ class SegmentationModel(mlflow.pyfunc.PythonModel):
 
 
 def _image(cell: Any) -> Any:
-    """MLflow turns an array inside a dictionary into nested lists."""
-    return np.asarray(cell, np.uint8) if isinstance(cell, list) else cell
+    """Undoes what MLflow does on the way: arrays become nested lists, and base64 stays text under the key `inputs`."""
+    if isinstance(cell, list):
+        return np.asarray(cell, np.uint8)
+    if isinstance(cell, bytes | str):
+        try:
+            return base64.b64decode(cell, validate=True)
+        except ValueError:  # a file's own bytes: every image format has signs in its header that base64 has not
+            return cell
+    return cell
 
 
 mlflow.models.set_model(SegmentationModel())

@@ -1,12 +1,12 @@
 import json
 
 import cv2
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import keras
 from seg.errors import UserError
 from seg.inference import Predictor
 
@@ -96,7 +96,7 @@ def test_every_size_comes_back_as_it_went_in(model, height, width, seed):
 
 
 def test_no_model(tmp_path):
-    with pytest.raises(UserError, match="a .keras file or a folder with model.keras, got .*; train one first"):
+    with pytest.raises(UserError, match=r"a .keras file or a folder with model.keras, got .*; train one first"):
         Predictor.load(tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_a_file_that_carries_code_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"threshold": null}', '{"threshold": "high"}'])
 def test_settings_that_cannot_be_read(folder, text):
     (folder / "settings.json").write_text(text)
-    with pytest.raises(UserError, match="settings.json must hold .*write it again"):
+    with pytest.raises(UserError, match=r"settings.json must hold .*write it again"):
         Predictor.load(folder)
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from seg.inference import Predictor
 folder = Path(sys.argv[1])
 keras.utils.set_random_seed(0)
-layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 64, offset=-2), keras.layers.Conv2D(1, 5, padding="same")]
+convolution = keras.layers.Conv2D(1, 5, padding="same")
+layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 64, offset=-2), convolution]
 keras.Sequential(layers).save(folder / "model.keras")
 predictor = Predictor.load(folder / "model.keras")
 for path in sorted(folder.glob("image*")):
@@ -29,7 +30,7 @@ for path in sorted(folder.glob("image*")):
 
 # What a stranger's process does, somewhere else, without this project.
 LOAD = """
-import sys, cv2, mlflow, numpy as np
+import base64, json, sys, cv2, mlflow, numpy as np, pandas as pd
 from pathlib import Path
 uri, folder = sys.argv[1], Path(sys.argv[2])
 assert not any((Path(entry) / "experiments").exists() for entry in sys.path), sys.path
@@ -59,6 +60,17 @@ for same in (arrays[0], np.stack([arrays[0]])):
     np.testing.assert_array_equal(inner.masks(same)[0], np.load(folder / f"{paths[0].stem}.npy"))
 stacked = unpack(model.predict({"image": np.stack([arrays[0]] * 2)}))
 np.testing.assert_array_equal(stacked[1], np.load(folder / f"{paths[0].stem}.npy") * np.uint8(255))
+
+# Over HTTP, without the HTTP: what `mlflow models serve` does with a request's body.
+from mlflow.pyfunc.scoring_server import invocations
+text = [base64.b64encode(image).decode() for image in images]
+split = {"columns": ["image"], "data": [[image] for image in text]}
+records = [{"image": image} for image in text]
+for request in ({"inputs": {"image": text}}, {"dataframe_split": split}, {"dataframe_records": records}):
+    answer = invocations(json.dumps(request), "application/json", model, model.metadata.get_input_schema())
+    rows = json.loads(answer.response)["predictions"]
+    found = pd.DataFrame({name: [row[name] for row in rows] for name in ("height", "width")})
+    check(unpack(found.assign(mask_png=[base64.b64decode(row["mask_png"]) for row in rows])), "", 255)
 print("equal")
 """
 

@@ -215,7 +215,7 @@ def test_broken_sensors_hurt_nobody(tracker, study, manifest, client, monkeypatc
 
 
 def test_a_run_that_the_store_does_not_have(tracker, manifest):
-    with pytest.raises(UserError, match="MLflow run 00 must be in sqlite:.*, got none"):
+    with pytest.raises(UserError, match=r"MLflow run 00 must be in sqlite:.*, got none"):
         tracker.start_study("widths", {}, manifest, run_id="00")
 
 

@@ -88,7 +88,7 @@ def test_a_server_that_is_not_there():
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         uri = f"http://anna:secret@127.0.0.1:{reserved.getsockname()[1]}"
-        with pytest.raises(UserError, match="got ConnectionError from http://127.*start the server") as caught:
+        with pytest.raises(UserError, match=r"got ConnectionError from http://127.*start the server") as caught:
             probe(uri)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -104,7 +104,7 @@ def test_a_server_that_accepts_and_never_answers(monkeypatch):
 
 
 def test_a_database_in_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="the folder of tracking_uri must exist, got .*; create "):
+    with pytest.raises(UserError, match=r"the folder of tracking_uri must exist, got .*; create "):
         probe(f"sqlite:///{tmp_path}/missing/mlflow.db")
     assert not (tmp_path / "missing").exists()
 
@@ -124,7 +124,7 @@ def test_a_database_without_its_driver(monkeypatch):
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///data/mlruns", "ftp://anna:secret@host"])
 def test_a_store_that_is_not_supported(uri):
-    with pytest.raises(UserError, match="must be an MLflow server .* use sqlite:///mlflow.db") as caught:
+    with pytest.raises(UserError, match=r"must be an MLflow server .* use sqlite:///mlflow.db") as caught:
         probe(uri)
     assert "secret" not in str(caught.value)
 
