@@ -200,9 +200,7 @@ class _Reader:
                 found[identity] = ImageEntry(id=identity, file_name=str(about["file_name"]), height=1, width=1)
         return found
 
-    def annotations(
-        self, entries: list[Any], categories: set[int], images: dict[int, ImageEntry]
-    ) -> list[Annotation]:
+    def annotations(self, entries: list[Any], categories: set[int], images: dict[int, ImageEntry]) -> list[Annotation]:
         """The valid annotations of images without a problem of their own."""
         lost = {problem.image_id for problem in self.problems}
         seen: set[int] = set()

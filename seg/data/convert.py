@@ -113,7 +113,9 @@ def convert(
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"{workspace} must be writable and have room, got: {error}; free space or choose another.") from error
+        raise UserError(
+            f"{workspace} must be writable and have room, got: {error}; free space or choose another."
+        ) from error
     seconds = time.monotonic() - started
     images = sum(build.kept.values())
     announce(f"converted {images} images in {seconds:.1f} s ({images / seconds:.0f} images/s): {folder}")
@@ -218,9 +220,7 @@ def _ids(file: AnnotationFile, categories: str) -> set[int]:
 class _Build:
     """One conversion into a folder that nobody else looks at."""
 
-    def __init__(
-        self, export: _Export, folder: Path, image_size: int, exif: bool, jobs: int, progress: bool
-    ) -> None:
+    def __init__(self, export: _Export, folder: Path, image_size: int, exif: bool, jobs: int, progress: bool) -> None:
         self.export = export
         self.folder = folder
         self.image_size = image_size
@@ -238,9 +238,7 @@ class _Build:
         writer = RecordWriter(self.folder, offsets, self.image_size, self.export.crowds, self.exif)
         tasks = [task for name in SPLITS for task in self._tasks(name)]
         results: dict[str, dict[int, Converted]] = {name: {} for name in SPLITS}
-        with tqdm(
-            total=len(tasks), desc="convert", unit="image", delay=_BAR_AFTER, disable=not self.progress
-        ) as bar:
+        with tqdm(total=len(tasks), desc="convert", unit="image", delay=_BAR_AFTER, disable=not self.progress) as bar:
             for index, result in map_in_processes(writer, tasks, self.jobs):
                 bar.update()
                 task = tasks[index]

@@ -33,7 +33,9 @@ def used_categories(categories: Sequence[Category], wanted: str) -> set[int]:
     known = {category.name for category in categories}
     for name in names:
         if name not in known:
-            raise UserError(f"categories must be 'all' or known names, got '{name}'; known: {', '.join(sorted(known))}.")
+            raise UserError(
+                f"categories must be 'all' or known names, got '{name}'; known: {', '.join(sorted(known))}."
+            )
     return {category.id for category in categories if category.name in names}
 
 
