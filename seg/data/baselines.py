@@ -1,85 +1,109 @@
-"""What a model must beat: scores on a split of three predictors that learned nothing.
-
-A high `nearest_image` means that the splits leak: the image's neighbour, with nearly the same mask, was seen in
-training. All are hard Dice per image at the training size, mean over the split; see docs/protocol.md.
-"""
+"""What can be scored without learning anything: a model is worth only what it scores above this."""
 
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
-from seg.data.manifest import Manifest
-from seg.metrics import hard_dice
+from seg.data.manifest import IGNORE, Manifest
 
-THUMBNAIL = 32  # pixels; smaller details do not tell which image is most alike
-SHARES = tuple(step / 20 for step in range(1, 20))  # of the training masks
-CHUNK = 64  # images at a time, so that memory does not grow with the dataset
+THUMBNAIL = 32  # side in pixels
+_THRESHOLDS = 50
+_BLOCK = 64  # records in memory at once
 
 
 def baselines(manifest: Manifest, split: str) -> dict[str, float]:
-    """The trivial scores on a split.
+    """Scores of three predictions that need no model: hard Dice per image, mean over the split, at the training size.
+
+    Dice is 2·|P ∩ M| / (|P| + |M|) over the pixels that are not ignored; both empty: 1; only one empty: 0.
+
+    Args:
+        manifest: of a converted dataset; what is copied or averaged comes from its `train`.
+        split: the split that is scored. In `train` itself an image is not its own neighbour.
 
     Returns:
-        `all_background`: an empty mask for every image; `best_constant`: one mask for every image, the pixels that are
-        foreground in at least a share of the training masks, the share with the best training score;
-        `nearest_image`: the mask of the training image whose grey thumbnail correlates most.
+        `all_background`: an empty mask for every image. `best_constant`: one mask for every image, where the mean
+        training mask exceeds the threshold that scores best on train. `nearest_image`: the mask of the training image
+        that looks most alike.
     """
-    empty = np.zeros((manifest.image_size, manifest.image_size), bool)
+    size = manifest.image_size
+    empty = np.zeros((size * size, 1), np.float32)
     return {
-        "all_background": _score_of_constant(manifest, split, empty),
-        "best_constant": _score_of_constant(manifest, split, best_constant(manifest)),
-        "nearest_image": _score_of_nearest(manifest, split),
+        "all_background": float(_constant_dice(manifest, split, empty)[0]),
+        "best_constant": float(_constant_dice(manifest, split, _best_constant(manifest))[0]),
+        "nearest_image": _nearest_dice(manifest, split),
     }
 
 
-def best_constant(manifest: Manifest) -> np.ndarray:
-    """The single mask, (image_size, image_size) bool, that scores best on the training split."""
-    share = np.zeros((manifest.image_size, manifest.image_size))
-    for masks in _masks(manifest, "train"):
-        share += (masks == 1).sum(axis=0)
-    share /= manifest.splits["train"].examples
-    candidates = [share >= limit for limit in SHARES]
-    return max(candidates, key=lambda mask: _score_of_constant(manifest, "train", mask))
-
-
-def nearest_images(manifest: Manifest, split: str) -> np.ndarray:
-    """For each image of a split, the position of the most similar training image; itself, on the training split."""
-    known = _thumbnails(manifest, "train")
-    wanted = _thumbnails(manifest, split)
-    return np.concatenate(
-        [(wanted[start : start + CHUNK] @ known.T).argmax(axis=1) for start in range(0, len(wanted), CHUNK)]
-    )
-
-
-def _score_of_constant(manifest: Manifest, split: str, mask: np.ndarray) -> float:
-    scores = [hard_dice(masks, np.broadcast_to(mask, masks.shape)) for masks in _masks(manifest, split)]
-    return float(np.concatenate(scores).mean())
-
-
-def _score_of_nearest(manifest: Manifest, split: str) -> float:
-    training = manifest.records("train")
-    nearest = nearest_images(manifest, split)
-    scores, start = [], 0
-    for masks in _masks(manifest, split):
-        copied = training[nearest[start : start + len(masks)], ..., 3] == 1
-        scores.append(hard_dice(masks, copied))
-        start += len(masks)
-    return float(np.concatenate(scores).mean())
-
-
-def _masks(manifest: Manifest, split: str) -> Iterator[np.ndarray]:
+def _blocks(manifest: Manifest, split: str) -> Iterator[tuple[slice, np.ndarray]]:
     records = manifest.records(split)
-    for start in range(0, len(records), CHUNK):
-        yield np.asarray(records[start : start + CHUNK, ..., 3])
+    for start in range(0, len(records), _BLOCK):
+        rows = slice(start, min(start + _BLOCK, len(records)))
+        yield rows, np.asarray(records[rows])
+
+
+def _best_constant(manifest: Manifest) -> np.ndarray:
+    """The constant mask that scores best on train, shape (pixels, 1), float32."""
+    foreground = np.zeros(manifest.image_size**2)
+    known = np.zeros_like(foreground)
+    for _, records in _blocks(manifest, "train"):
+        masks = records[..., 3].reshape(len(records), -1)
+        foreground += (masks == 1).sum(axis=0)
+        known += (masks != IGNORE).sum(axis=0)
+    mean = foreground / np.maximum(known, 1)
+    thresholds = np.linspace(0, mean.max(), _THRESHOLDS)  # the last one leaves nothing: all background
+    candidates = (mean[:, None] > thresholds).astype(np.float32)
+    return candidates[:, [int(_constant_dice(manifest, "train", candidates).argmax())]]
+
+
+def _constant_dice(manifest: Manifest, split: str, candidates: np.ndarray) -> np.ndarray:
+    """Mean Dice of each of some constant masks, (pixels, candidates) of 0 and 1; shape (candidates,)."""
+    total = np.zeros(candidates.shape[1])
+    for _, records in _blocks(manifest, split):
+        masks = records[..., 3].reshape(len(records), -1)
+        foreground = (masks == 1).astype(np.float32)
+        overlap = foreground @ candidates
+        if (masks == IGNORE).any():
+            predicted = (masks != IGNORE).astype(np.float32) @ candidates
+        else:
+            predicted = np.broadcast_to(candidates.sum(axis=0), overlap.shape)
+        total += _dice(overlap, predicted + foreground.sum(axis=1, keepdims=True)).sum(axis=0)
+    return total / manifest.splits[split].examples
+
+
+def _nearest_dice(manifest: Manifest, split: str) -> float:
+    known = _thumbnails(manifest, "train")
+    train = manifest.records("train")
+    total = 0.0
+    for rows, records in _blocks(manifest, split):
+        likeness = _normalised(records) @ known.T
+        if split == "train":
+            likeness[np.arange(len(records)), np.arange(rows.start, rows.stop)] = -np.inf
+        for mask, nearest in zip(records[..., 3], likeness.argmax(axis=1), strict=True):
+            predicted = (train[nearest, ..., 3] == 1) & (mask != IGNORE)
+            foreground = mask == 1
+            size = np.count_nonzero(predicted) + np.count_nonzero(foreground)
+            total += float(_dice(np.float32(np.count_nonzero(predicted & foreground)), np.float32(size)))
+    return total / manifest.splits[split].examples
 
 
 def _thumbnails(manifest: Manifest, split: str) -> np.ndarray:
-    """Grey thumbnails of mean 0 and length 1, (images, pixels) float32: their product is their correlation."""
-    found = []
-    for record in manifest.records(split):
-        grey = cv2.cvtColor(np.ascontiguousarray(record[..., :3]), cv2.COLOR_RGB2GRAY)
-        small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-        small -= small.mean()
-        found.append(small / max(float(np.linalg.norm(small)), 1e-6))
-    return np.stack(found)
+    return np.concatenate([_normalised(records) for _, records in _blocks(manifest, split)])
+
+
+def _normalised(records: np.ndarray) -> np.ndarray:
+    """Small grey pictures without their mean and contrast, shape (examples, THUMBNAIL²): a product is a correlation."""
+    small = [
+        cv2.resize(
+            cv2.cvtColor(record[..., :3], cv2.COLOR_RGB2GRAY), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA
+        )
+        for record in np.ascontiguousarray(records)
+    ]
+    flat = np.stack(small).reshape(len(small), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
+def _dice(overlap: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """2·overlap / (|P| + |M|); 1 where both are empty."""
+    return np.where(sizes > 0, 2 * overlap / np.maximum(sizes, 1), 1.0)

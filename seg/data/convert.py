@@ -1,59 +1,46 @@
-"""Convert a COCO export once: checked images and masks at one size, in a folder named by their content.
-
-Processes that may die decode, rasterise and write; this one only collects. A folder without its manifest is no dataset,
-so a conversion that is killed leaves nothing that a later one would trust.
-"""
+"""Converts a COCO export once into the folder that `Manifest` describes, named by the content's key."""
 
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from seg.data.coco import Annotation, AnnotationFile, ImageEntry, Problem, read_annotations
+from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem, read_annotations
 from seg.data.files import HashCache, locate
-from seg.data.images import decode_image, resize_image, resize_mask
 from seg.data.layout import SplitSource, find_splits
-from seg.data.manifest import IGNORE, MANIFEST, Example, Manifest, SplitSummary
-from seg.data.masks import example_mask, used_categories
+from seg.data.manifest import MANIFEST, SPLITS, Example, Manifest, SplitSummary
+from seg.data.masks import CROWDS, used_categories
+from seg.data.record import Converted, RecordWriter, Task
 from seg.data.segmentation import BrokenRule
 from seg.data.workers import Died, map_in_processes
 from seg.errors import UserError
 
-VERSION = 1  # raise it when the same input gives other records
-SHOWN_PROBLEMS = 20
+CONVERTER = 1  # raise it when the same input would give other records
+ON_BAD = ("fail", "skip")
+_BAR_AFTER = 2  # seconds
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """One image to convert, safe to send to a process."""
+class BadDataError(UserError):
+    """The export breaks rules; `problems` holds all of them, the message the first."""
 
-    split: str
-    row: int
-    path: Path
-    entry: ImageEntry
-    sha256: str
-    annotations: tuple[Annotation, ...]
-    mask_name: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Converted:
-    example: Example
-    foreground: int
-    mask_digest: str
+    def __init__(self, problems: Sequence[Problem], listing: Path) -> None:
+        first = problems[0]
+        super().__init__(
+            f"the export must keep every rule, and {len(problems)} are broken, first {first}; the full list is in "
+            f"{listing}; repair them, or leave these images out with on_bad=skip."
+        )
+        self.problems = tuple(problems)
 
 
 def convert(
@@ -62,122 +49,306 @@ def convert(
     *,
     image_size: int,
     categories: str = "all",
-    on_bad: str = "fail",
     crowds: str = "ignore",
-    jobs: int | None = None,
+    on_bad: str = "fail",
+    exif: bool = False,
+    jobs: int = 0,
+    progress: bool = True,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
-    """Converts an export into `workspace/datasets/KEY`, unless that is there already.
+    """Converts an export, or finds that it was converted before.
+
+    The dataset is built in a folder of its own, renamed when it is whole; two calls at once do the work once.
 
     Args:
-        data: the export's folder.
-        workspace: where datasets are kept.
-        image_size: side of the square images, in pixels.
-        categories: `all`, or names separated by commas; their union is the foreground.
-        on_bad: what a broken rule does: `fail` ends the conversion with the full list, `skip` leaves the image out.
-        crowds: what crowd regions are, `ignore` or `foreground`; where every annotation is a crowd, as brush tools
-            export them, they are foreground in any case.
-        jobs: number of processes; None: one per processor.
+        data: folder of the export; see `seg.data.layout`.
+        workspace: the dataset becomes `workspace/datasets/KEY`.
+        image_size: side of the records, in pixels.
+        categories: names of the foreground categories, separated by commas, or `all`.
+        crowds: what crowd regions are, `ignore` or `foreground`; where every annotation is a crowd, foreground.
+        on_bad: at a broken rule, `fail` with the full list, or `skip` the images concerned.
+        exif: rotate images as their EXIF data asks.
+        jobs: worker processes; 0 means one per core.
+        progress: show a bar on stderr when it takes over two seconds.
+        announce: called with the one line that says what was done, `up to date` or `converted`.
 
     Raises:
-        UserError: if the export is no COCO export, or if something in it is broken and `on_bad` is `fail`.
+        UserError: if an argument or the export is wrong, or the workspace cannot be written.
     """
-    if on_bad not in ("fail", "skip"):
-        raise UserError(f"on_bad must be fail or skip, got '{on_bad}'.")
-    splits = find_splits(data)
-    files = {source.name: read_annotations(source.annotations, _read(source), source.name) for source in splits}
-    problems = [problem for file in files.values() for problem in file.problems]
-    known = {category.id: category for file in files.values() for category in file.categories}
-    used = used_categories(list(known.values()), categories)
-    everything = [annotation for file in files.values() for annotation in file.annotations]
-    if everything and all(annotation.crowd for annotation in everything):
-        crowds = "foreground"
-    workspace.mkdir(parents=True, exist_ok=True)
-    located, lost = _locate(splits, files, data, workspace)
-    _stop_if_bad(problems + lost, on_bad)
-
-    settings = {"image_size": image_size, "categories": sorted(used), "crowds": crowds, "on_bad": on_bad}
-    key = _key(settings, files, located)
-    folder = workspace / "datasets" / key
-    with _lock(folder.with_name(f".{key}.lock")):
-        if (folder / MANIFEST).exists():
-            print(f"{data} is converted already, up to date: {folder}", file=sys.stderr)
-            return Manifest.load(folder)
-        partial_folder = folder.with_name(f".{key}.partial")
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        partial_folder.mkdir()
-        summaries = {}
-        failed: list[Problem] = []
-        with _progress(sum(map(len, located.values())), data) as bar:
-            for name in files:
-                sources = _sources(name, files[name], located[name], used)
-                summary, bad = _convert_split(partial_folder, name, sources, image_size, crowds, jobs, bar)
-                summaries[name] = summary
-                failed += bad
-        _stop_if_bad(failed, on_bad)
-        counts = Counter(annotation.category_id for annotation in everything)
-        manifest = Manifest(
-            folder=partial_folder,
-            key=key,
-            name=data.resolve().name,
-            image_size=image_size,
-            split="official",
-            settings=settings,
-            categories=[
-                {
-                    "id": category.id,
-                    "name": category.name,
-                    "annotations": counts[category.id],
-                    "used": category.id in used,
-                }
-                for category in known.values()
-            ],
-            splits=summaries,
-            left_out=[_left_out(problem) for problem in problems + lost + failed],
-        )
-        manifest.save()
-        shutil.rmtree(folder, ignore_errors=True)  # one without a manifest
-        partial_folder.replace(folder)
+    for name, value, known in (("on_bad", on_bad, ON_BAD), ("crowds", crowds, CROWDS)):
+        if value not in known:
+            raise UserError(f"{name} must be one of {', '.join(known)}, got '{value}'.")
+    if image_size < 1:
+        raise UserError(f"image_size must be at least 1, got {image_size}.")
+    if jobs < 0:
+        raise UserError(f"jobs must be at least 0, got {jobs}; 0 means one per core.")
+    started = time.monotonic()
+    export = _Export(data, categories, crowds)
+    try:
+        (workspace / "datasets").mkdir(parents=True, exist_ok=True)
+        cache = HashCache(workspace / "hashes.json")
+        export.locate_images(cache)
+        cache.save()
+        settings = {"categories": categories, "crowds": export.crowds, "exif": exif}
+        key = export.key({"image_size": image_size, **settings, "on_bad": on_bad})
+        folder = workspace / "datasets" / key
+        with _locked(workspace / "datasets" / f".{key}.lock"):
+            if (folder / MANIFEST).exists():
+                manifest = Manifest.load(folder)
+                announce(f"up to date: {folder}")
+                return manifest
+            if on_bad == "fail":
+                _refuse(export.problems, workspace)
+            partial = workspace / "datasets" / f".{key}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # left by a conversion that was killed
+            _remove_abandoned(workspace / "datasets")
+            build = _Build(export, partial, image_size, exif, jobs or os.cpu_count() or 1, progress)
+            try:
+                build.run()
+                if on_bad == "fail":
+                    _refuse(export.problems + build.problems, workspace)
+                build.manifest(key, settings | {"on_bad": on_bad}).save()
+                shutil.rmtree(folder, ignore_errors=True)  # no manifest in it: not a dataset
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{workspace} must be writable and have room, got: {error}; free space or choose another."
+        ) from error
+    seconds = time.monotonic() - started
+    images = sum(build.kept.values())
+    announce(f"converted {images} images in {seconds:.1f} s ({images / seconds:.0f} images/s): {folder}")
     return Manifest.load(folder)
 
 
-def _read(source: SplitSource) -> bytes:
-    try:
-        return source.annotations.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source.annotations} cannot be read ({error.strerror}); check its permissions.") from None
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    """An image of the export with its file and the annotations of the used categories."""
+
+    entry: ImageEntry
+    path: Path
+    sha256: str
+    annotations: tuple[Annotation, ...]
 
 
-def _locate(
-    splits: Sequence[SplitSource], files: dict[str, AnnotationFile], data: Path, workspace: Path
-) -> tuple[dict[str, list[tuple[ImageEntry, Path, str]]], list[Problem]]:
-    """The images of each split with their files and hashes, and what is wrong with the rest."""
-    cache = HashCache(workspace / "hashes.json")
-    export = data.resolve()
-    located: dict[str, list[tuple[ImageEntry, Path, str]]] = {}
-    problems: list[Problem] = []
-    for source in splits:
-        found = []
-        for entry in files[source.name].images:
+class _Export:
+    """The export as read and checked: what there is to convert, and what is wrong with the rest."""
+
+    def __init__(self, data: Path, categories: str, crowds: str) -> None:
+        self.data = data
+        self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
+        self.files: dict[str, AnnotationFile] = {}
+        for name, source in self.sources.items():
             try:
-                found.append((entry, *locate(source.images, entry.file_name, export)))
-            except BrokenRule as broken:
-                problems.append(_problem(source.name, source.annotations, entry, broken))
-        kept = []
-        digests = cache.hashes((path, state) for _, path, state in found)
-        for (entry, path, _), digest in zip(found, digests, strict=True):
-            if isinstance(digest, BrokenRule):
-                problems.append(_problem(source.name, path, entry, digest))
-            else:
-                kept.append((entry, path, digest))
-        located[source.name] = kept
-    cache.save()
-    return located, problems
+                content = source.annotations.read_bytes()
+            except OSError as error:
+                raise UserError(f"{source.annotations} cannot be read ({error.strerror}).") from None
+            self.files[name] = read_annotations(source.annotations, content, name)
+            if not self.files[name].images:
+                reasons = [str(problem) for problem in self.files[name].problems[:1]] or ["its list of images is empty"]
+                raise UserError(f"split {name} must have at least one usable image ({reasons[0]}); export it again.")
+        self.problems = [problem for file in self.files.values() for problem in file.problems]
+        used_categories([category for file in self.files.values() for category in file.categories], categories)
+        self.used = {
+            name: used_categories(file.categories, categories) if categories == "all" else _ids(file, categories)
+            for name, file in self.files.items()
+        }
+        flags = [
+            annotation.crowd
+            for name, file in self.files.items()
+            for annotation in file.annotations
+            if annotation.category_id in self.used[name]
+        ]
+        self.crowds = "foreground" if flags and all(flags) else crowds
+        self.images: dict[str, list[_Image]] = {}
+
+    def locate_images(self, cache: HashCache) -> None:
+        """Finds and hashes the image files; what cannot be read becomes a problem."""
+        resolved = self.data.resolve()
+        for name, file in self.files.items():
+            annotations: dict[int, list[Annotation]] = {image.id: [] for image in file.images}
+            for annotation in file.annotations:
+                if annotation.category_id in self.used[name]:
+                    annotations[annotation.image_id].append(annotation)
+            located = []
+            for entry in file.images:
+                try:
+                    located.append((entry, *locate(self.sources[name].images, entry.file_name, resolved)))
+                except BrokenRule as broken:
+                    self.problems.append(_problem(name, entry, self.sources[name].images, broken))
+            hashes = cache.hashes((path, found) for _, path, found in located)
+            self.images[name] = []
+            for (entry, path, _), digest in zip(located, hashes, strict=True):
+                if isinstance(digest, BrokenRule):
+                    self.problems.append(_problem(name, entry, self.sources[name].images, digest))
+                else:
+                    self.images[name].append(
+                        _Image(entry=entry, path=path, sha256=digest, annotations=tuple(annotations[entry.id]))
+                    )
+
+    def key(self, settings: dict[str, Any]) -> str:
+        """Hash of everything that decides the converted dataset."""
+        content = {
+            "converter": CONVERTER,
+            "settings": settings,
+            "splits": {
+                name: [self.files[name].sha256, [(image.entry.file_name, image.sha256) for image in images]]
+                for name, images in self.images.items()
+            },
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+    def category_map(self) -> list[dict[str, Any]]:
+        """The categories of all splits, with the number of their annotations and whether they are foreground."""
+        counts: Counter[Category] = Counter()
+        used: dict[Category, bool] = {}
+        for name, file in self.files.items():
+            by_id = {category.id: category for category in file.categories}
+            for category in file.categories:
+                used[category] = category.id in self.used[name]
+            counts.update(by_id[annotation.category_id] for annotation in file.annotations)
+        return [asdict(category) | {"annotations": counts[category], "used": used[category]} for category in used]
 
 
-def _problem(split: str, file: Path, entry: ImageEntry, broken: BrokenRule) -> Problem:
+def _ids(file: AnnotationFile, categories: str) -> set[int]:
+    """The ids of the wanted names in one split, which need not have all of them."""
+    wanted = {name.strip() for name in categories.split(",")}
+    return {category.id for category in file.categories if category.name in wanted}
+
+
+class _Build:
+    """One conversion into a folder that nobody else looks at."""
+
+    def __init__(self, export: _Export, folder: Path, image_size: int, exif: bool, jobs: int, progress: bool) -> None:
+        self.export = export
+        self.folder = folder
+        self.image_size = image_size
+        self.exif = exif
+        self.jobs = jobs
+        self.progress = progress
+        self.problems: list[Problem] = []
+        self.kept: dict[str, int] = {}
+        self.summaries: dict[str, SplitSummary] = {}
+
+    def run(self) -> None:
+        """Writes the records, the masks and the examples of every split."""
+        self.folder.mkdir()
+        offsets = {name: self._allocate(name) for name in SPLITS}
+        writer = RecordWriter(self.folder, offsets, self.image_size, self.export.crowds, self.exif)
+        tasks = [task for name in SPLITS for task in self._tasks(name)]
+        results: dict[str, dict[int, Converted]] = {name: {} for name in SPLITS}
+        with tqdm(total=len(tasks), desc="convert", unit="image", delay=_BAR_AFTER, disable=not self.progress) as bar:
+            for index, result in map_in_processes(writer, tasks, self.jobs):
+                bar.update()
+                task = tasks[index]
+                if isinstance(result, Died):
+                    result = BrokenRule("worker_died", f"the process that converted it died ({result.exitcode})")
+                if isinstance(result, BrokenRule):
+                    images = self.export.sources[task.split].images
+                    self.problems.append(_problem(task.split, task.image, images, result))
+                else:
+                    results[task.split][task.row] = result
+        for name in SPLITS:
+            self._finish(name, results[name])
+
+    def manifest(self, key: str, settings: dict[str, Any]) -> Manifest:
+        """The manifest of what was written."""
+        return Manifest(
+            folder=self.folder,
+            key=key,
+            name=self.export.data.resolve().name,
+            image_size=self.image_size,
+            split="official",
+            settings=settings,
+            categories=self.export.category_map(),
+            splits=self.summaries,
+            left_out=[asdict(problem) for problem in self.export.problems + self.problems],
+        )
+
+    def _tasks(self, name: str) -> Iterator[Task]:
+        (self.folder / f"{name}_mask").mkdir()
+        images = self.export.images[name]
+        names = mask_names([image.entry.file_name for image in images])
+        root = self.export.data.resolve()
+        folder = self.export.sources[name].images.resolve().relative_to(root).as_posix()
+        for row, (image, mask_name) in enumerate(zip(images, names, strict=True)):
+            yield Task(
+                split=name,
+                row=row,
+                path=image.path,
+                file_name=f"{folder}/{image.entry.file_name}",
+                sha256=image.sha256,
+                image=image.entry,
+                annotations=image.annotations,
+                mask_name=mask_name,
+            )
+
+    def _allocate(self, name: str) -> int:
+        """Creates the record file of a split at its full length; returns the length of its header."""
+        shape = (len(self.export.images[name]), self.image_size, self.image_size, 4)
+        path = self.folder / f"{name}.npy"
+        return int(np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset)
+
+    def _finish(self, name: str, results: dict[int, Converted]) -> None:
+        """Closes the gaps that images left out have left, and writes the examples."""
+        if not results:
+            raise UserError(f"split {name} must have at least one usable image ({self.problems[-1]}); repair them.")
+        rows = sorted(results)
+        if len(rows) < len(self.export.images[name]):
+            _keep_rows(self.folder / f"{name}.npy", rows)
+        self.kept[name] = len(rows)
+        kept = [results[row] for row in rows]
+        with (self.folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
+            for converted in kept:
+                lines.write(json.dumps(asdict(converted.example)) + "\n")
+        self.summaries[name] = SplitSummary(
+            examples=len(kept),
+            empty=sum(not converted.foreground for converted in kept),
+            foreground=sum(converted.foreground for converted in kept) / (len(kept) * self.image_size**2),
+            key=_split_key(converted.example for converted in kept),
+        )
+
+
+def mask_names(file_names: Sequence[str]) -> list[str]:
+    """PNG names for masks, one folder for all: like their images, made different where two would be the same."""
+    taken: set[str] = set()
+    names = []
+    for file_name in file_names:
+        stem = "_".join(Path(file_name.replace("\\", "/")).with_suffix("").parts)
+        if len(stem.encode()) > 200:
+            stem = stem[:40] + hashlib.sha256(stem.encode()).hexdigest()[:16]
+        candidate, number = stem, 1
+        while candidate.casefold() in taken:
+            number += 1
+            candidate = f"{stem}_{number}"
+        taken.add(candidate.casefold())
+        names.append(f"{candidate}.png")
+    return names
+
+
+def _split_key(examples: Iterator[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.sha256} {example.mask} {example.ignore}\n".encode())
+    return digest.hexdigest()[:20]
+
+
+def _keep_rows(path: Path, rows: list[int]) -> None:
+    """Rewrites a record file with some of its rows, one at a time."""
+    records = np.load(path, mmap_mode="r")
+    shorter = path.with_suffix(".shorter")
+    kept = np.lib.format.open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(len(rows), *records.shape[1:]))
+    for place, row in enumerate(rows):
+        kept[place] = records[row]
+    kept.flush()
+    shorter.replace(path)
+
+
+def _problem(split: str, entry: ImageEntry, folder: Path, broken: BrokenRule) -> Problem:
     return Problem(
         split=split,
-        file=str(file),
+        file=str(folder / entry.file_name),
         rule=broken.rule,
         message=broken.message,
         image_id=entry.id,
@@ -185,165 +356,28 @@ def _problem(split: str, file: Path, entry: ImageEntry, broken: BrokenRule) -> P
     )
 
 
-def _left_out(problem: Problem) -> dict[str, Any]:
-    names = ("split", "file_name", "annotation_id", "rule", "message")
-    return {name: getattr(problem, name) for name in names}
-
-
-def _stop_if_bad(problems: Sequence[Problem], on_bad: str) -> None:
-    """Ends the conversion with the list of what is broken; the full list goes to stderr."""
-    bad = [problem for problem in problems if problem.fatal]
-    if not bad or on_bad == "skip":
-        return
-    for problem in bad:
-        print(f"  {problem}", file=sys.stderr)
-    raise UserError(
-        f"the export breaks {len(bad)} rules (listed above); repair it, or leave those images out: on_bad=skip."
-    )
-
-
-def _key(
-    settings: dict[str, Any],
-    files: dict[str, AnnotationFile],
-    located: dict[str, list[tuple[ImageEntry, Path, str]]],
-) -> str:
-    content = {
-        "version": VERSION,
-        "settings": settings,
-        "annotations": {name: file.sha256 for name, file in files.items()},
-        "images": {
-            name: [(entry.file_name, digest) for entry, _, digest in images] for name, images in located.items()
-        },
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _refuse(problems: list[Problem], workspace: Path) -> None:
+    fatal = [problem for problem in problems if problem.fatal]
+    if fatal:
+        listing = workspace / "problems.txt"
+        listing.write_text("".join(f"{problem}\n" for problem in fatal), encoding="utf-8")
+        raise BadDataError(fatal, listing)
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Two conversions of the same content do the work once: the second waits and finds it done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+def _locked(path: Path) -> Iterator[None]:
+    """Waits until no other process holds the lock; the system releases that of a process that was killed."""
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _progress(total: int, data: Path) -> "tqdm[Any]":
-    return tqdm(total=total, desc=f"converting {data.name}", unit="image", delay=2)
-
-
-def _sources(
-    name: str, file: AnnotationFile, images: Sequence[tuple[ImageEntry, Path, str]], used: set[int]
-) -> list[_Source]:
-    by_image: dict[int, list[Annotation]] = defaultdict(list)
-    for annotation in file.annotations:
-        if annotation.category_id in used:
-            by_image[annotation.image_id].append(annotation)
-    taken: Counter[str] = Counter()
-    sources = []
-    for row, (entry, path, digest) in enumerate(images):
-        stem = str(Path(entry.file_name).with_suffix("")).replace("/", "__").replace("\\", "__")
-        taken[stem.lower()] += 1
-        suffix = "" if taken[stem.lower()] == 1 else f"__{entry.id}"
-        sources.append(
-            _Source(
-                split=name,
-                row=row,
-                path=path,
-                entry=entry,
-                sha256=digest,
-                annotations=tuple(by_image[entry.id]),
-                mask_name=f"{stem}{suffix}.png",
-            )
-        )
-    return sources
-
-
-def _convert_split(
-    folder: Path,
-    name: str,
-    sources: Sequence[_Source],
-    image_size: int,
-    crowds: str,
-    jobs: int | None,
-    bar: "tqdm[Any]",
-) -> tuple[SplitSummary, list[Problem]]:
-    """Converts one split and writes its records, masks and examples."""
-    (folder / f"{name}_mask").mkdir()
-    records = folder / f"{name}.npy"
-    shape = (len(sources), image_size, image_size, 4)
-    np.lib.format.open_memmap(records, mode="w+", dtype=np.uint8, shape=shape).flush()
-    convert_one = partial(_convert_one, folder=folder, image_size=image_size, crowds=crowds)
-    converted: dict[int, _Converted] = {}
-    problems = []
-    for index, outcome in map_in_processes(convert_one, sources, jobs or os.cpu_count() or 1):
-        bar.update()
-        source = sources[index]
-        if isinstance(outcome, _Converted):
-            converted[index] = outcome
-            continue
-        if isinstance(outcome, Died):
-            outcome = BrokenRule("process_died", f"its process ended with code {outcome.exitcode}")
-        problems.append(_problem(name, source.path, source.entry, outcome))
-    kept = sorted(converted)
-    if len(kept) < len(sources):
-        _keep_rows(records, kept)
-    found = [converted[index] for index in kept]
-    with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(asdict(one.example)) + "\n" for one in found)
-    identity = json.dumps(sorted((one.example.sha256, one.mask_digest) for one in found))
-    pixels = len(found) * image_size * image_size
-    return (
-        SplitSummary(
-            examples=len(found),
-            empty=sum(one.foreground == 0 for one in found),
-            foreground=sum(one.foreground for one in found) / pixels if pixels else 0.0,
-            key=hashlib.sha256(identity.encode()).hexdigest(),
-        ),
-        problems,
-    )
-
-
-def _convert_one(source: _Source, *, folder: Path, image_size: int, crowds: str) -> _Converted | BrokenRule:
-    """Converts one image in a process of its own; what is wrong with it is returned, not raised."""
-    cv2.setNumThreads(0)
-    entry = source.entry
-    try:
-        image = decode_image(source.path.read_bytes())
-    except (OSError, UserError) as error:
-        return BrokenRule("unreadable_image", str(error))
-    if image.shape[:2] != (entry.height, entry.width):
-        return BrokenRule(
-            "size_mismatch",
-            f"the annotations say {entry.width}×{entry.height} pixels, the file has {image.shape[1]}×{image.shape[0]}",
-        )
-    mask, counts, ignored = example_mask(source.annotations, entry.height, entry.width, crowds=crowds)
-    small = resize_mask(mask, image_size, image_size)
-    record = np.dstack([resize_image(image, image_size, image_size), small])
-    size = record.nbytes
-    with (folder / f"{source.split}.npy").open("r+b") as file:
-        header = os.fstat(file.fileno()).st_size % size
-        os.pwrite(file.fileno(), record.tobytes(), header + source.row * size)
-    shown = np.where(small == IGNORE, 128, small * np.uint8(255)).astype(np.uint8)
-    cv2.imwrite(str(folder / f"{source.split}_mask" / source.mask_name), shown, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    example = Example(
-        image_id=entry.id,
-        file_name=f"{entry.file_name}",
-        height=entry.height,
-        width=entry.width,
-        sha256=source.sha256,
-        mask=counts,
-        ignore=ignored,
-    )
-    digest = hashlib.sha256(f"{counts} {ignored}".encode()).hexdigest()
-    return _Converted(example=example, foreground=int((small == 1).sum()), mask_digest=digest)
-
-
-def _keep_rows(records: Path, kept: Sequence[int]) -> None:
-    """Rewrites the records without those that could not be converted, one at a time."""
-    old = np.load(records, mmap_mode="r")
-    partial_file = records.with_name(f".{records.name}")
-    new = np.lib.format.open_memmap(partial_file, mode="w+", dtype=np.uint8, shape=(len(kept), *old.shape[1:]))
-    for row, index in enumerate(kept):
-        new[row] = old[index]
-    new.flush()
-    partial_file.replace(records)
+def _remove_abandoned(datasets: Path) -> None:
+    """Removes what killed conversions have left: unfinished folders whose lock nobody holds."""
+    for partial in datasets.glob(".*.partial"):
+        with partial.with_suffix(".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(partial, ignore_errors=True)

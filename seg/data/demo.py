@@ -1,16 +1,11 @@
-"""The demo dataset: a COCO export in Roboflow's layout, generated from a seed and as awkward as life.
+"""A generated COCO export that is as awkward as real ones, small enough to write in seconds, and learnable.
 
-Head-like slices of several patients, whose names stand in the file names; neighbouring slices are alike; no patient
-is in two splits. Among the annotations: polygons, lesions of two parts, holes (as compressed and uncompressed run lengths), a
-crowd region, two categories besides the super-category, and one stray speck. Among the images: some without a lesion,
-several sizes, grey and colour, JPEG and PNG, one with an EXIF rotation.
-
-The difficulty is chosen: lesions are brighter than the tissue around them, and so are the ventricles and the skull, so
-that a threshold does not do; a small U-Net learns them in a few epochs.
+Head-like slices of made-up patients: a skull around tissue with dark ventricles, and lesions that grow and shrink from
+slice to slice. Neighbouring slices are alike, and a patient is in one split only. Roboflow's layout.
 """
 
 import json
-import shutil
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,246 +15,227 @@ import cv2
 import numpy as np
 from pycocotools import mask as pycoco
 
-VERSION = 1  # raise it when the pictures change: a demo of another version is generated anew
-MARK = "demo.json"
-SLICES = 20  # per patient
-PATIENTS = {"train": 11, "valid": 3, "test": 3}
-SIZES = ((192, 192), (192, 192), (160, 192), (224, 208))  # height, width in pixels; a patient has one
-CATEGORIES = ("lesion", "core", "rim")  # the first is the super-category, without annotations, as Roboflow exports it
-DROP = {"core": 1, "rim": 2}
+from seg.data.layout import ROBOFLOW_ANNOTATIONS
+
+SLICES = 10  # per patient
+PATIENTS = {"train": 20, "valid": 5, "test": 5}
+CATEGORIES = [
+    {"id": 0, "name": "lesion", "supercategory": "none"},  # as Roboflow writes it: a parent that nothing refers to
+    {"id": 1, "name": "tumor", "supercategory": "lesion"},
+    {"id": 2, "name": "cyst", "supercategory": "lesion"},
+]
+_SIZES = ((192, 192), (160, 192), (208, 176), (256, 256), (160, 160))  # height, width in pixels
+_LESION_FREE = (0, SLICES - 1)  # the slices above and below the lesion
+_EXIF_PATIENT = 1
+_CROWD_PATIENT = 2
+_STRAY_PATIENT = 3
+
+
+def write_demo(
+    folder: Path,
+    *,
+    seed: int = 0,
+    train: int = PATIENTS["train"],
+    valid: int = PATIENTS["valid"],
+    test: int = PATIENTS["test"],
+) -> None:
+    """Writes the demo export; the same arguments give the same bytes.
+
+    What is awkward in it: polygons, two-part polygons, rings as compressed and as uncompressed run lengths, a crowd
+    region, images without a lesion, a category without annotations, a stray annotation, an image with EXIF rotation,
+    several sizes, grey and colour, PNG and JPEG, image ids that restart in each split.
+
+    Args:
+        folder: becomes the export; created if need be.
+        seed: of everything random.
+        train, valid, test: patients in the split, of ten slices each.
+    """
+    first = 1
+    for split, patients in (("train", train), ("valid", valid), ("test", test)):
+        _write_split(folder / split, range(first, first + patients), seed)
+        first += patients
+
+
+def _write_split(folder: Path, patients: range, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in patients:
+        patient = _Patient.draw(number, np.random.default_rng([seed, number]))
+        for index in range(SLICES):
+            name = f"patient{number:02d}_slice{index:03d}{patient.suffix}"
+            picture, found = patient.slice(index)
+            (folder / name).write_bytes(_encode(picture, patient, index))
+            height, width = picture.shape[:2]
+            identity = len(images)
+            images.append({"id": identity, "file_name": name, "height": height, "width": width})
+            for annotation in found:
+                annotations.append({"id": len(annotations), "image_id": identity, **annotation})
+    # Annotations stand in another order than their images: pairing them by position pairs them wrongly.
+    annotations.sort(key=lambda annotation: (annotation["id"] % 3, annotation["id"]))
+    content = {
+        "info": {"description": "Generated demo dataset: head-like slices with lesions"},
+        "categories": CATEGORIES,
+        "images": images,
+        "annotations": annotations,
+    }
+    (folder / ROBOFLOW_ANNOTATIONS).write_text(json.dumps(content), encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class _Patient:
-    """What stays the same from slice to slice; lengths are shares of the image's height."""
+    """What all slices of a patient share. Positions and radii are in units of half the image's height and width."""
 
     number: int
+    rng: np.random.Generator
     height: int
     width: int
     colour: bool
-    tilt: float
     centre: tuple[float, float]
-    radii: tuple[float, float]
-    lesions: tuple["_Lesion", ...]
-
-
-@dataclass(frozen=True)
-class _Lesion:
-    """An irregular blob that grows and shrinks over a range of slices.
-
-    Attributes:
-        x, y: place within the head, in shares of its radii.
-        radius: largest, as a share of the image's height.
-        first, last: slices.
-        waves: amplitude and phase of the outline's second to fifth wave.
-        category: id.
-        hole: whether its middle is not part of it.
-    """
-
-    x: float
-    y: float
     radius: float
-    first: int
-    last: int
-    waves: tuple[tuple[float, float], ...]
-    category: int
-    hole: bool
+    wobble: np.ndarray
+    contrast: float
+    brightness: float
+    ventricle: float
 
-
-def write_demo(folder: Path, *, seed: int = 0) -> None:
-    """Generates the dataset in `folder`, unless this version of it is there already.
-
-    It is generated beside the folder and renamed, so that a killed call leaves nothing that a later one would trust.
-    """
-    mark = {"version": VERSION, "seed": seed}
-    try:
-        if json.loads((folder / MARK).read_text(encoding="utf-8")) == mark:
-            return
-    except (OSError, ValueError):
-        pass
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    number = 0
-    for split, patients in PATIENTS.items():
-        (partial / split).mkdir(parents=True)
-        chosen = [_draw_patient(number + index, seed) for index in range(patients)]
-        _write_split(partial / split, split, chosen, seed)
-        number += patients
-    (partial / MARK).write_text(json.dumps(mark), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
-
-
-def _draw_patient(number: int, seed: int) -> _Patient:
-    random = np.random.default_rng([seed, number])
-    height, width = SIZES[number % len(SIZES)]
-    lesions = []
-    for index in range(int(random.integers(1, 3))):
-        first = int(random.integers(0, 6))
-        lesions.append(
-            _Lesion(
-                x=float(random.uniform(-0.5, 0.5)),
-                y=float(random.uniform(-0.5, 0.5)),
-                radius=float(random.uniform(0.10, 0.17)),
-                first=first,
-                last=first + int(random.integers(11, 16)),
-                waves=tuple(
-                    (float(random.uniform(0, 0.25 / wave)), float(random.uniform(0, 6.28))) for wave in range(2, 6)
-                ),
-                category=1 + index % 2,
-                hole=bool(index == 0 and number % 3 == 1),
-            )
-        )
-    return _Patient(
-        number=number,
-        height=height,
-        width=width,
-        colour=number % 4 == 2,
-        tilt=float(random.uniform(-12, 12)),
-        centre=(float(random.uniform(0.47, 0.53)), float(random.uniform(0.47, 0.53))),
-        radii=(float(random.uniform(0.33, 0.38)), float(random.uniform(0.38, 0.43))),
-        lesions=tuple(lesions),
-    )
-
-
-def _write_split(folder: Path, split: str, patients: list[_Patient], seed: int) -> None:
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for patient in patients:
-        for slice_number in range(SLICES):
-            image_id = len(images)
-            image, regions = _draw_slice(patient, slice_number, seed)
-            name = f"patient{patient.number:02d}_slice{slice_number:02d}." + ("png" if patient.number % 2 else "jpg")
-            # The first slice of the first patient is stored with a rotation that annotations know nothing of.
-            _write_image(folder / name, image, rotated=patient.number == 0 and slice_number == 0)
-            images.append({"id": image_id, "file_name": name, "height": patient.height, "width": patient.width})
-            for lesion, region in regions:
-                annotations.append(
-                    {
-                        "id": len(annotations),
-                        "image_id": image_id,
-                        "category_id": lesion.category,
-                        "iscrowd": 0,
-                        **_describe(region, as_runs=lesion.hole, compressed=slice_number % 2 == 0),
-                    }
-                )
-    _add_oddities(split, images, annotations)
-    categories = [
-        {"id": index, "name": name, "supercategory": "none" if index == 0 else CATEGORIES[0]}
-        for index, name in enumerate(CATEGORIES)
-    ]
-    content = {
-        "info": {"description": "Generated demo dataset", "version": str(VERSION)},
-        "licenses": [{"id": 1, "name": "CC0 1.0"}],
-        "categories": categories,
-        "images": images,
-        # Not in the order of the images, so that whoever pairs them by position is wrong.
-        "annotations": annotations[::-1],
-    }
-    (folder / "_annotations.coco.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def _add_oddities(split: str, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
-    """A stray speck and a crowd region, both in the training split."""
-    if split != "train":
-        return
-    height, width = images[5]["height"], images[5]["width"]
-    speck = np.zeros((height, width), np.uint8)
-    speck[3:5, 4:7] = 1
-    corner = np.zeros((height, width), np.uint8)
-    corner[height // 2 : height // 2 + 20, 8:28] = 1
-    for region, crowd in ((speck, 0), (corner, 1)):
-        annotations.append(
-            {
-                "id": len(annotations),
-                "image_id": images[5]["id"],
-                "category_id": 1,
-                "iscrowd": crowd,
-                **_describe(region, as_runs=bool(crowd), compressed=False),
-            }
+    @classmethod
+    def draw(cls, number: int, rng: np.random.Generator) -> "_Patient":
+        height, width = _SIZES[number % len(_SIZES)]
+        angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.42)
+        return cls(
+            number=number,
+            rng=rng,
+            height=height,
+            width=width,
+            colour=number % 3 == 0,
+            centre=(distance * math.cos(angle), distance * math.sin(angle)),
+            radius=rng.uniform(0.2, 0.3),
+            wobble=rng.uniform(-0.12, 0.12, size=3),
+            contrast=rng.uniform(55, 85),
+            brightness=rng.uniform(80, 115),
+            ventricle=rng.uniform(0.09, 0.14),
         )
 
+    @property
+    def suffix(self) -> str:
+        return ".jpg" if self.number % 2 else ".png"
 
-def _draw_slice(patient: _Patient, number: int, seed: int) -> tuple[np.ndarray, list[tuple[_Lesion, np.ndarray]]]:
-    """One slice: RGB, (height, width, 3) uint8, and the region of each lesion that it cuts."""
-    random = np.random.default_rng([seed, patient.number, number])
-    height, width = patient.height, patient.width
-    along = number / (SLICES - 1)  # 0 at the neck, 1 at the crown
-    size = 0.75 + 0.25 * np.sin(np.pi * (0.15 + 0.7 * along))
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    angle = np.radians(patient.tilt)
-    right = (columns - patient.centre[0] * width) / height
-    down = (rows - patient.centre[1] * height) / height
-    x = (np.cos(angle) * right + np.sin(angle) * down) / (patient.radii[0] * size)
-    y = (np.cos(angle) * down - np.sin(angle) * right) / (patient.radii[1] * size)
-    distance = np.hypot(x, y)
+    @property
+    def form(self) -> str:
+        """How the patient's lesions are annotated."""
+        return ("polygon", "parts", "ring_compressed", "polygon", "ring_runs")[self.number % 5]
 
-    tissue = 78 + 16 * np.sin(5 * x + patient.number) * np.cos(4 * y - 2 * along)
-    image = np.where(distance < 0.92, tissue, 0.0)
-    image[(distance >= 0.92) & (distance < 1.0)] = 190  # skull
-    for side in (-1, 1):  # ventricles: as bright as a lesion, but always in the middle
-        ventricle = np.hypot((x - side * 0.12) / 0.09, (y + 0.05) / (0.30 * (1 - abs(along - 0.5))))
-        image[ventricle < 1] = 150
-    regions = []
-    for lesion in patient.lesions:
-        region = _region(lesion, number, x, y, height, patient.radii[1] * size) & (distance < 0.9)
-        if region.sum() >= 40:
-            image[region] = 165 + 14 * np.sin(9 * x + 7 * y)[region]
-            regions.append((lesion, region.astype(np.uint8)))
-    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.8) + random.normal(0, 7, image.shape)
-    grey = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    if not patient.colour:
-        return np.repeat(grey[..., None], 3, axis=2), regions
-    return np.ascontiguousarray(cv2.applyColorMap(grey, cv2.COLORMAP_PINK)[..., ::-1]), regions
+    def slice(self, index: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """The picture, (height, width) or (height, width, 3) BGR, and its annotations without ids."""
+        through = math.sin(math.pi * index / (SLICES - 1))  # 0 at both ends of the head, 1 in its middle
+        grey = self._head(through)
+        found = []
+        if index not in _LESION_FREE:
+            parts = self._outlines(0.55 + 0.45 * through)
+            counts = _region(parts, self.height, self.width, self.form)
+            lesion = pycoco.decode(counts).astype(np.float32)
+            grey += self.contrast * cv2.GaussianBlur(lesion, (0, 0), 0.8)
+            found.append(self._annotation(parts, counts))
+        if self.number == _CROWD_PATIENT and index == 5:
+            found.append(self._box(0.35, 0.55, 0.2, 0.15, crowd=True))
+        if self.number == _STRAY_PATIENT and index == 4:
+            found.append(self._box(-0.5, -0.55, 0.02, 0.05, crowd=False))
+        grey += self.rng.normal(0, 7, grey.shape)
+        picture = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+        if not self.colour:
+            return picture, found
+        tint = np.array([0.92, 1.0, 0.96])
+        return np.rint(picture[..., None] * tint).astype(np.uint8), found
+
+    def _head(self, through: float) -> np.ndarray:
+        x, y = np.meshgrid(np.linspace(-1, 1, self.width), np.linspace(-1, 1, self.height))
+        size = 0.78 + 0.12 * through
+        distance = np.hypot(x / size, y / (size * 1.04))
+        grey = np.where(distance < 1, self.brightness, 8.0)
+        grey += 90 * np.exp(-(((distance - 0.97) / 0.04) ** 2))  # skull, about as bright as a lesion
+        grey += 8 * np.sin(5 * x + self.number) * np.cos(4 * y - self.number) * (distance < 1)  # uneven tissue
+        for side in (-1, 1):
+            ventricle = ((x - side * 0.14) / self.ventricle) ** 2 + (y / (2.2 * self.ventricle)) ** 2
+            grey -= 45 * through * np.exp(-(ventricle**2))
+        return grey
+
+    def _outlines(self, scale: float) -> list[list[float]]:
+        """Closed outlines in pixels: one lesion, two beside each other, or an outer and an inner for a ring."""
+        radius = self.radius * scale
+        if self.form == "parts":
+            offset = 0.75 * radius
+            return [
+                self._outline(self.centre[0] - offset, self.centre[1] - offset, 0.75 * radius),
+                self._outline(self.centre[0] + offset, self.centre[1] + offset, 0.75 * radius),
+            ]
+        outlines = [self._outline(*self.centre, radius)]
+        if self.form.startswith("ring"):
+            outlines.append(self._outline(*self.centre, 0.35 * radius))
+        return outlines
+
+    def _outline(self, x: float, y: float, radius: float) -> list[float]:
+        angles = np.linspace(0, 2 * math.pi, 24, endpoint=False)
+        waves = sum(wave * np.sin((number + 2) * angles) for number, wave in enumerate(self.wobble))
+        radii = radius * (1 + waves)
+        xs = (x + radii * np.cos(angles) + 1) * self.width / 2
+        ys = (y + radii * np.sin(angles) + 1) * self.height / 2
+        return [round(float(number), 2) for number in np.stack([xs, ys], axis=1).ravel()]
+
+    def _annotation(self, parts: list[list[float]], counts: dict[str, Any]) -> dict[str, Any]:
+        segmentation: Any = parts
+        if self.form == "ring_compressed":
+            segmentation = {"size": counts["size"], "counts": counts["counts"].decode("ascii")}
+        elif self.form == "ring_runs":
+            segmentation = {"size": counts["size"], "counts": _runs(pycoco.decode(counts))}
+        return _entry(1 + self.number % 2, segmentation, counts, crowd=False)
+
+    def _box(self, x: float, y: float, width: float, height: float, *, crowd: bool) -> dict[str, Any]:
+        left, right = (x + 1) * self.width / 2, (x + width + 1) * self.width / 2
+        top, bottom = (y + 1) * self.height / 2, (y + height + 1) * self.height / 2
+        corners = [round(number, 2) for number in (left, top, right, top, right, bottom, left, bottom)]
+        counts = _region([corners], self.height, self.width, "polygon")
+        segmentation: Any = [corners]
+        if crowd:
+            segmentation = {"size": counts["size"], "counts": _runs(pycoco.decode(counts))}
+        return _entry(1, segmentation, counts, crowd=crowd)
 
 
-def _region(lesion: _Lesion, number: int, x: np.ndarray, y: np.ndarray, height: int, scale: float) -> np.ndarray:
-    """The pixels of a lesion in a slice, bool; empty outside its slices."""
-    if not lesion.first <= number <= lesion.last:
-        return np.zeros(x.shape, bool)
-    middle, half = (lesion.first + lesion.last) / 2, (lesion.last - lesion.first) / 2 + 0.5
-    radius = lesion.radius * np.sqrt(1 - ((number - middle) / half) ** 2) / scale
-    right, down = x - lesion.x, y - lesion.y
-    direction = np.arctan2(down, right)
-    outline = radius * (1 + sum(a * np.sin(wave * direction + b) for wave, (a, b) in enumerate(lesion.waves, 2)))
-    away = np.hypot(right, down)
-    region = away < outline
-    if lesion.hole:
-        region &= away > 0.35 * outline
-    elif lesion.category == DROP["rim"]:
-        region &= np.abs(right) > 0.12 * radius  # a cleft: two parts of one annotation
-    return region
+def _region(parts: list[list[float]], height: int, width: int, form: str) -> dict[str, Any]:
+    outlines = pycoco.frPyObjects(parts, height, width)
+    if form.startswith("ring"):
+        outer, inner = (pycoco.decode(outline) for outline in outlines)
+        return pycoco.encode(np.asfortranarray(outer & ~inner & 1))
+    return pycoco.merge(outlines)
 
 
-def _describe(region: np.ndarray, *, as_runs: bool, compressed: bool) -> dict[str, Any]:
-    """A region as COCO has it: `segmentation`, `area` and `bbox` in pixels."""
-    rows, columns = np.nonzero(region)
-    left, top = int(columns.min()), int(rows.min())
-    described: dict[str, Any] = {
-        "area": float(region.sum()),
-        "bbox": [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top],
+def _entry(category: int, segmentation: Any, counts: dict[str, Any], *, crowd: bool) -> dict[str, Any]:
+    return {
+        "category_id": category,
+        "segmentation": segmentation,
+        "area": float(pycoco.area(counts)),
+        "bbox": [float(number) for number in pycoco.toBbox(counts)],
+        "iscrowd": int(crowd),
     }
-    if not as_runs:
-        outlines, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        # Contours pass through pixel centres, COCO's polygons around pixels: half a pixel further.
-        parts = [(outline.reshape(-1, 2) + 0.5).ravel().tolist() for outline in outlines if len(outline) >= 3]
-        return described | {"segmentation": parts}
-    runs = pycoco.encode(np.asfortranarray(region))
-    if compressed:
-        return described | {"segmentation": {"size": list(region.shape), "counts": runs["counts"].decode("ascii")}}
-    flat = np.concatenate([[0], region.ravel(order="F"), [0]])
-    edges = np.flatnonzero(np.diff(flat))
-    lengths = np.diff(np.concatenate([[0], edges, [region.size]])).tolist()
-    return described | {"segmentation": {"size": list(region.shape), "counts": lengths}}
 
 
-def _write_image(path: Path, image: np.ndarray, *, rotated: bool) -> None:
-    encoded = cv2.imencode(
-        path.suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix == ".jpg" else []
-    )
-    data = encoded[1].tobytes()
-    if rotated:  # orientation 6: to be turned clockwise by who shows it
-        entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
-        body = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
-        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
-    path.write_bytes(data)
+def _runs(mask: np.ndarray) -> list[int]:
+    """Uncompressed run lengths down the columns, beginning with background."""
+    flat = np.concatenate([[0], mask.ravel(order="F")])
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)), [mask.size]])
+    return [int(run) for run in np.diff(starts)]
+
+
+def _encode(picture: np.ndarray, patient: _Patient, index: int) -> bytes:
+    if patient.suffix == ".png":
+        return cv2.imencode(".png", picture)[1].tobytes()
+    data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    if patient.number == _EXIF_PATIENT and index == 3:
+        return data[:2] + _exif_orientation(6) + data[2:]
+    return data
+
+
+def _exif_orientation(orientation: int) -> bytes:
+    """A JPEG segment that asks viewers to rotate the picture; 6 is a quarter turn clockwise."""
+    entry = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
+    body = b"Exif\0\0" + b"MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
+    return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
