@@ -26,7 +26,9 @@ def count_pixels(masks: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     if not np.all(truth | background | (masks == IGNORE)):
         raise ValueError(f"masks must hold 0, 1 and {IGNORE} only, got {np.unique(masks)[:10]}.")
     return np.stack(
-        [(truth & predicted).sum(1), (background & predicted).sum(1), (truth & ~predicted).sum(1)], axis=1, dtype=np.int64
+        [(truth & predicted).sum(1), (background & predicted).sum(1), (truth & ~predicted).sum(1)],
+        axis=1,
+        dtype=np.int64,
     )
 
 

@@ -76,9 +76,7 @@ class TestOperations:
     def test_light(self, apply: Callable[[Operation, np.ndarray], np.ndarray]) -> None:
         records = record(np.array([[0, 100], [100, 200]], np.uint8))
         # Mean 100: ±100 become ±150, then 20 is added; 0 and 255 are the limits.
-        changed = apply(
-            lambda r: change_light(r, brightness=tf.constant([20.0]), contrast=tf.constant([1.5])), records
-        )
+        changed = apply(lambda r: change_light(r, brightness=tf.constant([20.0]), contrast=tf.constant([1.5])), records)
         np.testing.assert_array_equal(changed[..., :3], record(np.array([[0, 120], [120, 255]], np.uint8))[..., :3])
         np.testing.assert_array_equal(changed[..., 3], records[..., 3])
 

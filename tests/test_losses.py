@@ -84,9 +84,7 @@ def test_dice_by_hand() -> None:
 
 
 def test_bce_dice_is_the_sum() -> None:
-    np.testing.assert_allclose(
-        bce_dice(image([1, 1], [0, 0]), image([0, 0], [0, 0])), [math.log(2) + 0.4], rtol=1e-6
-    )
+    np.testing.assert_allclose(bce_dice(image([1, 1], [0, 0]), image([0, 0], [0, 0])), [math.log(2) + 0.4], rtol=1e-6)
 
 
 def test_an_unknown_loss_lists_the_known_ones() -> None:

@@ -38,9 +38,7 @@ class TestEveryModel:
         model, images = build_model(config), images_for(config)
         # bfloat16 keeps 8 bits, and a sum may run in another order for another batch.
         tolerance = 1e-5 if config.precision == "float32" else 0.05
-        np.testing.assert_allclose(
-            model(images, training=False)[:1], model(images[:1], training=False), atol=tolerance
-        )
+        np.testing.assert_allclose(model(images, training=False)[:1], model(images[:1], training=False), atol=tolerance)
 
     def test_every_weight_is_trained(self, config: TrainConfig) -> None:
         model = build_model(config)

@@ -65,9 +65,7 @@ class TestTrainingDataset:
 
     def test_file_cache_reads_what_memory_has_already(self, tmp_path: Path) -> None:
         manifest = write_tiny(tmp_path)
-        datasets = {
-            cache: training_dataset(manifest, replace(CONFIG, cache=cache), 13).take(1) for cache in CACHES
-        }
+        datasets = {cache: training_dataset(manifest, replace(CONFIG, cache=cache), 13).take(1) for cache in CACHES}
         records = np.load(tmp_path / "train.npy", mmap_mode="r+")
         records[..., :3] = 7
         records.flush()

@@ -12,7 +12,6 @@ import math
 
 import tensorflow as tf
 
-
 ROTATION = 15.0  # degrees, either way
 ZOOM = 0.1  # of the size, either way
 SHIFT = 1 / 16  # of the size, either way
@@ -76,9 +75,7 @@ def flip_up_down(records: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
     return tf.where(chosen[:, None, None, None], tf.reverse(records, [1]), records)
 
 
-def move(
-    records: tf.Tensor, *, rotation: tf.Tensor, zoom: tf.Tensor, right: tf.Tensor, down: tf.Tensor
-) -> tf.Tensor:
+def move(records: tf.Tensor, *, rotation: tf.Tensor, zoom: tf.Tensor, right: tf.Tensor, down: tf.Tensor) -> tf.Tensor:
     """Rotates and enlarges records about their centre, then shifts them: bilinear images, nearest masks.
 
     Args:
