@@ -1,6 +1,7 @@
 """From the `data` option to a converted dataset: generates the demo, converts what is stale, says what it did."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from seg.data.convert import convert
@@ -22,5 +23,15 @@ def prepare(values: argparse.Namespace, image_size: int) -> Manifest:
     data = Path(values.data)
     if values.data == DEMO:
         data = workspace / DEMO
-        write_demo(data)
-    return convert(data, workspace, image_size=image_size, categories=values.categories, on_bad=values.on_bad)
+        if not data.exists():
+            partial = workspace / f".{DEMO}.partial"
+            write_demo(partial)
+            partial.rename(data)
+    return convert(
+        data,
+        workspace,
+        image_size=image_size,
+        categories=values.categories,
+        on_bad=values.on_bad,
+        announce=lambda line: print(line, file=sys.stderr),
+    )

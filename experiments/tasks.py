@@ -153,9 +153,9 @@ def _write_panels(
     folder.mkdir(exist_ok=True)
     size = manifest.image_size
     for name, index in panel_images(records[..., 3], scores).items():
-        mask = np.unpackbits(packed[index], count=size * size).reshape(size, size)
+        predicted = np.unpackbits(packed[index], count=size * size).reshape(size, size)
         title = f"{names[index]}  Dice {scores[index]:.3f}"
-        picture = panel(records[index, ..., :3], records[index, ..., 3], mask, title)
+        picture = panel(records[index, ..., :3], records[index, ..., 3], predicted, title)
         cv2.imwrite(str(folder / f"{name}.png"), picture[..., ::-1])
 
 

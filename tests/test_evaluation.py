@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from seg.data.manifest import Manifest
+from seg.training.devices import make_strategy
+from seg.training.evaluation import evaluate, predict_split, tune_threshold
+from tests.tiny import write_tiny
+
+
+def brightness_model(steepness: float = 0.1, middle: float = 130.0) -> keras.Model:
+    """A model that needs no training: the logit grows with the red value, 0 at `middle`."""
+    image = keras.Input((16, 16, 3))
+    logits = layers.Conv2D(1, 1)(image)
+    model = keras.Model(image, logits)
+    model.layers[-1].set_weights([np.array([[[[steepness], [0], [0]]]]), np.array([-steepness * middle])])
+    return model
+
+
+def constant_model(logit: float) -> keras.Model:
+    model = brightness_model()
+    model.layers[-1].set_weights([np.zeros((1, 1, 3, 1)), np.array([logit])])
+    return model
+
+
+def test_predictions_are_probabilities_in_the_order_of_the_records(tiny: Manifest) -> None:
+    predicted = np.stack(list(predict_split(brightness_model(), tiny, "val", 3, make_strategy("auto"))))
+    red = tiny.records("val")[..., 0].astype(np.float64)
+    np.testing.assert_allclose(predicted, 1 / (1 + np.exp(-0.1 * (red - 130))), atol=1e-5)
+    assert predicted.dtype == np.float32
+    assert predicted.shape == (7, 16, 16)
+
+
+def test_a_model_that_is_right_scores_1_everywhere(tiny: Manifest) -> None:
+    found = evaluate(brightness_model(), tiny, "test", 0.5, 4, make_strategy("auto"))
+    # Squares are at least 170 bright, background at most 59; test holds 5 images, one of them empty.
+    assert (found.examples, found.empty) == (5, 1)
+    for name in ("dice", "dice_own_size", "dice_pooled", "iou_50", "dice_positive"):
+        assert found.scores[name].mean == pytest.approx(1.0, abs=0.02 if name == "dice_own_size" else 1e-9), name
+    assert found.scores["false_positive_rate"].mean == 0
+    assert [image.file_name for image in found.images] == [f"test/{index}.png" for index in range(5)]
+    assert [image.index for image in found.images] == list(range(5))
+
+
+def test_a_model_that_paints_everything(tiny: Manifest) -> None:
+    found = evaluate(constant_model(5.0), tiny, "test", 0.5, 4, make_strategy("auto"))
+    masks = tiny.records("test")[..., 3]
+    foreground, background = (masks == 1).sum((1, 2)), (masks == 0).sum((1, 2))
+    dice = 2 * foreground / (2 * foreground + background)
+    assert found.scores["false_positive_rate"].mean == 1
+    assert found.scores["dice"].mean == pytest.approx(dice.mean())
+    assert found.scores["dice_positive"].mean == pytest.approx(dice[foreground > 0].mean())
+    assert found.scores["dice_pooled"].mean == pytest.approx(2 * foreground.sum() / (2 * foreground + background).sum())
+    # Each own-size pixel is one of four copies, so the own size has the same Dice; ignored pixels stay out there too.
+    assert found.scores["dice_own_size"].mean == pytest.approx(dice.mean())
+    for interval in found.scores.values():
+        assert interval.low <= interval.mean <= interval.high
+
+
+def test_scores_without_images_are_left_out(tmp_path: Path) -> None:
+    manifest = write_tiny(tmp_path, test=3)  # every fourth image is empty: none here
+    scores = evaluate(brightness_model(), manifest, "test", 0.5, 4, make_strategy("auto")).scores
+    assert "dice_positive" in scores
+    assert "false_positive_rate" not in scores
+
+
+def test_the_threshold_is_tuned(tiny: Manifest) -> None:
+    strategy = make_strategy("auto")
+    # Any threshold separates 59 from 170 when the logit is 0 at 115: of equals, the one nearest to 0.5.
+    assert tune_threshold(brightness_model(0.1, 115), tiny, "val", 4, strategy) == 0.5
+    # Logits 0.02·(red - 0): background up to 59 has probability up to 0.765, squares from 170 have 0.967 and more.
+    assert 0.75 <= tune_threshold(brightness_model(0.02, 0), tiny, "val", 4, strategy) <= 0.95

@@ -1,0 +1,124 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from experiments.jobs import Job
+from experiments.tasks import panel_images, run
+from seg.config import TrainConfig
+from seg.data.manifest import Manifest
+from seg.errors import UserError
+from seg.training.result import EpochReport
+
+CONFIG = TrainConfig(image_size=16, depth=1, filters=2, batch_size=5, epochs=2).as_dict()
+BASELINES = {"all_background": 0.2, "best_constant": 0.3, "nearest_image": 0.4}
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def evaluate_job(folder: Path, model: Path, manifest: Manifest, **changes: Any) -> Job:
+    arguments = {"model": str(model), "dataset": str(manifest.folder), "split": "test", "threshold": None} | changes
+    return Job(name="evaluation", task="evaluate", folder=str(folder), arguments=arguments)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Manifest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[EpochReport]]:
+    folder = tmp_path_factory.mktemp("job") / "trial"
+    reports: list[EpochReport] = []
+    arguments = {"config": CONFIG, "dataset": str(tiny.folder)}
+    result = run(
+        Job(name="trial 0", task="train", folder=str(folder), arguments=arguments),
+        lambda report: reports.append(report) or True,
+    )
+    return folder, result, reports
+
+
+@pytest.fixture(autouse=True)
+def known_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.tasks.baselines", lambda manifest, split: BASELINES)
+
+
+class TestTrain:
+    def test_result_is_plain_data(self, trained: tuple[Path, dict[str, Any], list[EpochReport]]) -> None:
+        _, result, reports = trained
+        assert json.loads(json.dumps(result))["stop_reason"] == "epochs"
+        assert len(reports) == len(result["history"]) == 2
+
+    def test_files(self, trained: tuple[Path, dict[str, Any], list[EpochReport]]) -> None:
+        folder, result, reports = trained
+        assert (folder / result["model"]).exists()
+        assert "encoder_0_convolution_1" in (folder / "model_summary.txt").read_text(encoding="utf-8")
+        rows = read_table(folder / "history.csv")
+        assert [int(row["epoch"]) for row in rows] == [1, 2]
+        assert float(rows[1]["val_dice"]) == reports[1].val_dice
+
+    def test_panels(self, trained: tuple[Path, dict[str, Any], list[EpochReport]]) -> None:
+        panels = sorted((trained[0] / "panels").iterdir())
+        kinds = {"fixed": 4, "best": 3, "worst": 3}
+        expected = sorted(f"{kind}_{number}.png" for kind, count in kinds.items() for number in range(count))
+        assert [path.name for path in panels] == expected
+        assert all(cv2.imread(str(path)) is not None for path in panels)
+
+
+class TestEvaluate:
+    def test_tuned(
+        self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tiny: Manifest, tmp_path: Path
+    ) -> None:
+        result = run(evaluate_job(tmp_path, trained[0] / "model.keras", tiny), lambda report: True)
+        assert json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8")) == result
+        assert 0.05 <= result["threshold"] <= 0.95
+        assert (result["examples"], result["empty"], result["baselines"]) == (5, 1, BASELINES)
+        assert set(result["scores"]["dice"]) == {"mean", "low", "high"}
+        rows = read_table(tmp_path / "per_image.csv")
+        assert [row["file_name"] for row in rows] == [f"test/{index}.png" for index in range(5)]
+        assert np.mean([float(row["dice"]) for row in rows]) == pytest.approx(result["scores"]["dice"]["mean"])
+        assert (tmp_path / "panels" / "worst_0.png").exists()
+
+    def test_a_given_threshold_is_used(
+        self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tiny: Manifest, tmp_path: Path
+    ) -> None:
+        job = evaluate_job(tmp_path, trained[0] / "model.keras", tiny, threshold=0.3)
+        assert run(job, lambda report: True)["threshold"] == 0.3
+
+    def test_a_split_that_is_not_there(
+        self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tiny: Manifest, tmp_path: Path
+    ) -> None:
+        job = evaluate_job(tmp_path, trained[0] / "model.keras", tiny, split="holdout")
+        with pytest.raises(UserError, match="the evaluation needs images in the holdout split"):
+            run(job, lambda report: True)
+
+    def test_a_dataset_of_another_size(
+        self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tmp_path: Path
+    ) -> None:
+        from tests.tiny import write_tiny
+
+        other = write_tiny(tmp_path / "other", image_size=8)
+        job = evaluate_job(tmp_path, trained[0] / "model.keras", other)
+        with pytest.raises(
+            UserError, match=r"takes images of 16 pixels, .* converted at image_size 8; convert the data"
+        ):
+            run(job, lambda report: True)
+
+
+class TestPanelImages:
+    def test_fixed_images_are_spread_over_those_with_foreground(self) -> None:
+        masks = np.zeros((10, 2, 2), np.uint8)
+        masks[[1, 2, 3, 5, 6, 8, 9]] = 1
+        chosen = panel_images(masks, [0.5] * 10)
+        # Seven images with foreground, places 0, 2, 4 and 6 of them.
+        assert [chosen[f"fixed_{number}"] for number in range(4)] == [1, 3, 6, 9]
+
+    def test_best_and_worst(self) -> None:
+        chosen = panel_images(np.ones((5, 2, 2), np.uint8), [0.3, 0.9, 0.1, 0.5, 0.7])
+        assert [chosen[f"best_{number}"] for number in range(3)] == [1, 4, 3]
+        assert [chosen[f"worst_{number}"] for number in range(3)] == [2, 0, 3]
+
+    def test_fewer_images_than_panels(self) -> None:
+        chosen = panel_images(np.zeros((1, 2, 2), np.uint8), [1.0])
+        assert chosen == {"fixed_0": 0, "best_0": 0, "worst_0": 0}
