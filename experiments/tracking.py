@@ -226,7 +226,7 @@ class Tracker:
     def _create_or_adopt(self, name: str, tags: Mapping[str, str], known: str | None) -> str:
         if known is None:
             return self._create_run(self._find_or_create_experiment(), name, tags)
-        self._existing(known)
+        self._mark_experiment(self._existing(known).info.experiment_id)
         self._client.update_run(known, status="RUNNING", name=name)
         self.log_tags(known, tags)
         return known
@@ -255,8 +255,14 @@ class Tracker:
         database = tracking_uri.sqlite_path(self.uri)
         folder = re.sub(r"[^\w.-]+", "_", self._experiment)
         location = None if database is None else (database.parent / "mlruns" / folder).as_uri()
-        kind = {_EXPERIMENT_KIND: "custom_model_development"}
-        return str(self._client.create_experiment(self._experiment, artifact_location=location, tags=kind))
+        created = str(self._client.create_experiment(self._experiment, artifact_location=location))
+        self._mark_experiment(created)
+        return created
+
+    def _mark_experiment(self, experiment_id: str) -> None:
+        """Has MLflow's page open on training runs, unless somebody chose."""
+        if _EXPERIMENT_KIND not in self._client.get_experiment(experiment_id).tags:
+            self._client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
 
     def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         return str(self._client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
