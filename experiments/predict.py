@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-from seg.data.images import decode_image
 from tqdm import tqdm
 
 from experiments import entry
@@ -20,6 +19,7 @@ from experiments.models import fetch_model
 from experiments.options import parser
 from experiments.tracking import Tracker
 from seg import overlay
+from seg.data.images import decode_image
 from seg.errors import UserError
 from seg.inference import Predictor
 from seg.start import start_tensorflow
@@ -69,11 +69,12 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], output: Path, thr
     broken = []
     for path, name in zip(tqdm(paths, unit="image", delay=2), output_names(paths), strict=True):
         try:
-            image = decode_image(path.read_bytes())
+            data = path.read_bytes()
+            image = decode_image(data)
         except (OSError, UserError) as error:
             broken.append(f"{path}: {error}")
             continue
-        mask = predictor.predict(image, threshold).mask
+        mask = predictor.predict(data, threshold).mask
         _write_png(output / "masks" / name, mask * 255)
         _write_png(output / "overlays" / name, cv2.cvtColor(overlay.overlay(image, mask), cv2.COLOR_RGB2BGR))
     return broken
