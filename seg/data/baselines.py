@@ -1,0 +1,109 @@
+"""What can be scored without learning anything: a model is worth only what it scores above this."""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from seg.data.manifest import IGNORE, Manifest
+
+THUMBNAIL = 32  # side in pixels
+_THRESHOLDS = 50
+_BLOCK = 64  # records in memory at once
+
+
+def baselines(manifest: Manifest, split: str) -> dict[str, float]:
+    """Scores of three predictions that need no model: hard Dice per image, mean over the split, at the training size.
+
+    Dice is 2·|P ∩ M| / (|P| + |M|) over the pixels that are not ignored; both empty: 1; only one empty: 0.
+
+    Args:
+        manifest: of a converted dataset; what is copied or averaged comes from its `train`.
+        split: the split that is scored. In `train` itself an image is not its own neighbour.
+
+    Returns:
+        `all_background`: an empty mask for every image. `best_constant`: one mask for every image, where the mean
+        training mask exceeds the threshold that scores best on train. `nearest_image`: the mask of the training image
+        that looks most alike.
+    """
+    size = manifest.image_size
+    empty = np.zeros((size * size, 1), np.float32)
+    return {
+        "all_background": float(_constant_dice(manifest, split, empty)[0]),
+        "best_constant": float(_constant_dice(manifest, split, _best_constant(manifest))[0]),
+        "nearest_image": _nearest_dice(manifest, split),
+    }
+
+
+def _blocks(manifest: Manifest, split: str) -> Iterator[tuple[slice, np.ndarray]]:
+    records = manifest.records(split)
+    for start in range(0, len(records), _BLOCK):
+        rows = slice(start, min(start + _BLOCK, len(records)))
+        yield rows, np.asarray(records[rows])
+
+
+def _best_constant(manifest: Manifest) -> np.ndarray:
+    """The constant mask that scores best on train, shape (pixels, 1), float32."""
+    foreground = np.zeros(manifest.image_size**2)
+    known = np.zeros_like(foreground)
+    for _, records in _blocks(manifest, "train"):
+        masks = records[..., 3].reshape(len(records), -1)
+        foreground += (masks == 1).sum(axis=0)
+        known += (masks != IGNORE).sum(axis=0)
+    mean = foreground / np.maximum(known, 1)
+    thresholds = np.linspace(0, mean.max(), _THRESHOLDS)  # the last one leaves nothing: all background
+    candidates = (mean[:, None] > thresholds).astype(np.float32)
+    return candidates[:, [int(_constant_dice(manifest, "train", candidates).argmax())]]
+
+
+def _constant_dice(manifest: Manifest, split: str, candidates: np.ndarray) -> np.ndarray:
+    """Mean Dice of each of some constant masks, (pixels, candidates) of 0 and 1; shape (candidates,)."""
+    total = np.zeros(candidates.shape[1])
+    for _, records in _blocks(manifest, split):
+        masks = records[..., 3].reshape(len(records), -1)
+        foreground = (masks == 1).astype(np.float32)
+        overlap = foreground @ candidates
+        if (masks == IGNORE).any():
+            predicted = (masks != IGNORE).astype(np.float32) @ candidates
+        else:
+            predicted = np.broadcast_to(candidates.sum(axis=0), overlap.shape)
+        total += _dice(overlap, predicted + foreground.sum(axis=1, keepdims=True)).sum(axis=0)
+    return total / manifest.splits[split].examples
+
+
+def _nearest_dice(manifest: Manifest, split: str) -> float:
+    known = _thumbnails(manifest, "train")
+    train = manifest.records("train")
+    total = 0.0
+    for rows, records in _blocks(manifest, split):
+        likeness = _normalised(records) @ known.T
+        if split == "train":
+            likeness[np.arange(len(records)), np.arange(rows.start, rows.stop)] = -np.inf
+        for mask, nearest in zip(records[..., 3], likeness.argmax(axis=1), strict=True):
+            predicted = (train[nearest, ..., 3] == 1) & (mask != IGNORE)
+            foreground = mask == 1
+            size = np.count_nonzero(predicted) + np.count_nonzero(foreground)
+            total += float(_dice(np.array(np.count_nonzero(predicted & foreground)), np.array(size)))
+    return total / manifest.splits[split].examples
+
+
+def _thumbnails(manifest: Manifest, split: str) -> np.ndarray:
+    return np.concatenate([_normalised(records) for _, records in _blocks(manifest, split)])
+
+
+def _normalised(records: np.ndarray) -> np.ndarray:
+    """Small grey pictures without their mean and contrast, shape (examples, THUMBNAIL²): a product is a correlation."""
+    small = [
+        cv2.resize(
+            cv2.cvtColor(record[..., :3], cv2.COLOR_RGB2GRAY), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA
+        )
+        for record in np.ascontiguousarray(records)
+    ]
+    flat = np.stack(small).reshape(len(small), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
+def _dice(overlap: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """2·overlap / (|P| + |M|); 1 where both are empty."""
+    return np.where(sizes > 0, 2 * overlap / np.maximum(sizes, 1), 1.0)

@@ -1,0 +1,300 @@
+"""Reads one COCO annotation file and checks all of it in Python, before any C code sees a number.
+
+`read_annotations` returns only what is safe to use, and a `Problem` for everything else.
+
+Not a problem, because it occurs in good exports: images without annotations, empty segmentations, categories without
+annotations, tiny annotations, coordinates a little outside the image, a missing `iscrowd` (0), a byte order mark.
+Annotations for unknown images are noted and harm nothing.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seg.data.images import MAX_PIXELS, MAX_SIDE
+from seg.data.segmentation import BrokenRule, Polygons, RunLengths, check_segmentation, shown
+from seg.errors import UserError
+
+HARMLESS = ("unknown_image",)
+MAX_ID = 2**63 - 1  # ids go on into JSON and tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One broken rule.
+
+    Attributes:
+        split: train, val or test.
+        file: the annotation file or the image file in which it was found.
+        rule: short name, such as `too_few_points`.
+        message: one line for people.
+        image_id: the image that cannot be used because of it; None where no image is concerned.
+        file_name: of that image.
+        annotation_id: the annotation at fault as the file spells it; None where it is none.
+    """
+
+    split: str
+    file: str
+    rule: str
+    message: str
+    image_id: int | None = None
+    file_name: str | None = None
+    annotation_id: Any = None
+
+    @property
+    def fatal(self) -> bool:
+        """Whether it costs an image or an annotation of a known image; the rest is worth noting and harms nothing."""
+        return self.rule not in HARMLESS
+
+    def __str__(self) -> str:
+        where = [self.file]
+        if self.file_name and not self.file.endswith(self.file_name):
+            where.append(f"image {self.file_name}")
+        if self.annotation_id is not None:
+            where.append(f"annotation {self.annotation_id}")
+        return f"{', '.join(where)}: {self.rule}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Category:
+    """A category of the export."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEntry:
+    """An image as the annotation file describes it: size in pixels, file name relative to the split's image folder."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """An annotation that is safe to rasterise at its image's size; `area` is what the file claims, if it does."""
+
+    id: int
+    image_id: int
+    category_id: int
+    crowd: bool
+    segmentation: Polygons | RunLengths
+    area: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationFile:
+    """What one annotation file holds, in the file's order. Images with a fatal problem are not in `images`."""
+
+    path: Path
+    sha256: str
+    categories: tuple[Category, ...]
+    images: tuple[ImageEntry, ...]
+    annotations: tuple[Annotation, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_annotations(path: Path, content: bytes, split: str) -> AnnotationFile:
+    """Checks the content of an annotation file.
+
+    Args:
+        path: for messages.
+        content: the file's bytes.
+        split: train, val or test.
+
+    Raises:
+        UserError: if the content is no JSON object with lists of images, annotations and categories; everything
+            smaller becomes a `Problem`.
+    """
+    lists = _parse(path, content)
+    reader = _Reader(path, split)
+    categories = reader.categories(lists["categories"])
+    images = reader.images(lists["images"])
+    annotations = reader.annotations(lists["annotations"], {category.id for category in categories}, images)
+    lost = {problem.image_id for problem in reader.problems if problem.fatal}
+    return AnnotationFile(
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        categories=tuple(categories),
+        images=tuple(image for image in images.values() if image.id not in lost),
+        annotations=tuple(annotation for annotation in annotations if annotation.image_id not in lost),
+        problems=tuple(reader.problems),
+    )
+
+
+def _parse(path: Path, content: bytes) -> dict[str, list[Any]]:
+    try:
+        parsed = json.loads(content.decode("utf-8-sig"))
+    except RecursionError:
+        raise UserError(f"{path} must be a COCO file, and it is nested too deeply; export it again.") from None
+    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
+        state = "is empty" if not content.strip() else f"is damaged or cut off ({error})"
+        raise UserError(f"{path} must be a JSON file, and it {state}; export it again.") from None
+    if not isinstance(parsed, dict):
+        raise UserError(f"{path} must hold a JSON object, got {shown(parsed)}; export it as COCO.")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(parsed.get(key), list):
+            found = f"got {shown(parsed[key])}" if key in parsed else "it is missing"
+            raise UserError(f"{path} must hold a list '{key}', {found}; export it as COCO.")
+    return parsed
+
+
+class _Reader:
+    """Collects the problems of one file while its three lists are read."""
+
+    def __init__(self, path: Path, split: str) -> None:
+        self.path = path
+        self.split = split
+        self.problems: list[Problem] = []
+
+    def add(self, broken: BrokenRule, image: ImageEntry | None = None, **about: Any) -> None:
+        """Notes a broken rule."""
+        if image is not None:
+            about |= {"image_id": image.id, "file_name": image.file_name}
+        self.problems.append(
+            Problem(split=self.split, file=str(self.path), rule=broken.rule, message=broken.message, **about)
+        )
+
+    def categories(self, entries: list[Any]) -> list[Category]:
+        """The valid categories; a second one with the same id is a problem."""
+        found: dict[int, Category] = {}
+        for index, entry in enumerate(entries):
+            try:
+                category = Category(id=_id(entry, "categories", index), name=_text(entry, "name"))
+                if category.id in found:
+                    raise BrokenRule("duplicate_category_id", f"category id {category.id} must be there once")
+                found[category.id] = category
+            except BrokenRule as broken:
+                self.add(broken)
+        return list(found.values())
+
+    def images(self, entries: list[Any]) -> dict[int, ImageEntry]:
+        """The images by id. One with a problem stays in, so that its annotations are known to belong to it."""
+        counts = Counter(entry["id"] for entry in entries if isinstance(entry, dict) and type(entry.get("id")) is int)
+        found: dict[int, ImageEntry] = {}
+        for index, entry in enumerate(entries):
+            try:
+                identity = _id(entry, "images", index)
+            except BrokenRule as broken:
+                self.add(broken)
+                continue
+            name = entry.get("file_name")
+            about: dict[str, Any] = {"image_id": identity, "file_name": name if isinstance(name, str) else None}
+            try:
+                if counts[identity] > 1:
+                    raise BrokenRule(
+                        "duplicate_image_id", f"image id {identity} must be there once, got {counts[identity]}"
+                    )
+                height, width = _image_size(entry)
+                found[identity] = ImageEntry(id=identity, file_name=_file_name(entry), height=height, width=width)
+            except BrokenRule as broken:
+                self.add(broken, **about)
+                # Its annotations are not for an unknown image; size 1 × 1 is never used, for the image is left out.
+                found[identity] = ImageEntry(id=identity, file_name=str(about["file_name"]), height=1, width=1)
+        return found
+
+    def annotations(self, entries: list[Any], categories: set[int], images: dict[int, ImageEntry]) -> list[Annotation]:
+        """The valid annotations of images without a problem of their own."""
+        lost = {problem.image_id for problem in self.problems}
+        seen: set[int] = set()
+        found = []
+        for index, entry in enumerate(entries):
+            image = None
+            label = entry.get("id", f"at position {index}") if isinstance(entry, dict) else f"at position {index}"
+            try:
+                image_id = _integer(_get(entry, "image_id"), "image_id")
+                image = images.get(image_id)
+                identity = _id(entry, "annotations", index)
+                if identity in seen:
+                    raise BrokenRule("duplicate_annotation_id", f"annotation id {identity} must be there once")
+                seen.add(identity)
+                if image is None:
+                    broken = BrokenRule("unknown_image", f"there is no image with id {image_id}; it is passed over")
+                    self.add(broken, annotation_id=identity)
+                elif image_id not in lost:
+                    found.append(_annotation(entry, identity, image, categories))
+            except BrokenRule as broken:
+                self.add(broken, image, annotation_id=shown(label) if not isinstance(label, int) else label)
+        return found
+
+
+def _annotation(entry: dict[str, Any], identity: int, image: ImageEntry, categories: set[int]) -> Annotation:
+    category_id = _integer(_get(entry, "category_id"), "category_id")
+    if category_id not in categories:
+        raise BrokenRule("unknown_category", f"there is no category with id {category_id}")
+    crowd = entry.get("iscrowd", 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):
+        raise BrokenRule("crowd_type", f"iscrowd must be 0 or 1, got {shown(crowd)}")
+    segmentation = check_segmentation(_get(entry, "segmentation"), image.height, image.width)
+    area = entry.get("area")
+    known = isinstance(area, (int, float)) and not isinstance(area, bool) and 0 <= area <= MAX_PIXELS
+    return Annotation(
+        id=identity,
+        image_id=image.id,
+        category_id=category_id,
+        crowd=bool(crowd),
+        segmentation=segmentation,
+        area=float(area) if known and area is not None else None,
+    )
+
+
+def _get(entry: Any, key: str) -> Any:
+    if not isinstance(entry, dict):
+        raise BrokenRule("entry_type", f"an entry must be a JSON object, got {shown(entry)}")
+    if key not in entry:
+        raise BrokenRule("missing_key", f"'{key}' is missing")
+    return entry[key]
+
+
+def _integer(value: Any, key: str) -> int:
+    if type(value) is not int or abs(value) > MAX_ID:
+        raise BrokenRule(f"{key}_type", f"{key} must be an integer of at most 64 bits, got {shown(value)}")
+    return value
+
+
+def _id(entry: Any, kind: str, index: int) -> int:
+    try:
+        return _integer(_get(entry, "id"), "id")
+    except BrokenRule as broken:
+        raise BrokenRule(broken.rule, f"{kind}[{index}]: {broken.message}") from None
+
+
+def _text(entry: dict[str, Any], key: str) -> str:
+    value = _get(entry, key)
+    if not isinstance(value, str) or not value:
+        raise BrokenRule(f"{key}_type", f"{key} must be a text, got {shown(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BrokenRule(f"{key}_type", f"{key} must be valid Unicode, got {shown(value)}") from None
+    return value
+
+
+def _image_size(entry: dict[str, Any]) -> tuple[int, int]:
+    height, width = _get(entry, "height"), _get(entry, "width")
+    for key, side in (("height", height), ("width", width)):
+        if type(side) is not int:
+            raise BrokenRule("size_type", f"{key} must be an integer, got {shown(side)}")
+        if not 1 <= side <= MAX_SIDE:
+            raise BrokenRule("size_range", f"{key} must lie in 1 to {MAX_SIDE}, got {shown(side)}")
+    if height * width > MAX_PIXELS:
+        raise BrokenRule("size_range", f"an image must have at most {MAX_PIXELS} pixels, got {width}×{height}")
+    return height, width
+
+
+def _file_name(entry: dict[str, Any]) -> str:
+    name = _text(entry, "file_name")
+    if any(ord(character) < 32 for character in name):
+        raise BrokenRule("file_name_control", f"file_name must not hold control characters, got {shown(name)}")
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
+        raise BrokenRule("file_name_absolute", f"file_name must be relative to the image folder, got {shown(name)}")
+    if ".." in re.split(r"[/\\]", name):
+        raise BrokenRule("file_name_climbs", f"file_name must not leave the image folder, got {shown(name)}")
+    return name

@@ -1,0 +1,138 @@
+"""Converts a COCO export once into the folder that `Manifest` describes, named by the content's key."""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from seg.data.build import Build
+from seg.data.coco import Problem
+from seg.data.export import Export
+from seg.data.files import HashCache
+from seg.data.manifest import MANIFEST, Manifest
+from seg.data.masks import CROWDS
+from seg.errors import UserError
+
+ON_BAD = ("fail", "skip")
+
+
+class BadDataError(UserError):
+    """The export breaks rules. `problems` holds all of them; the message tells the first and where the list lies."""
+
+    def __init__(self, problems: Sequence[Problem], listing: Path) -> None:
+        super().__init__(
+            f"the export must keep every rule, and {len(problems)} are broken, first {problems[0]}; the full list is "
+            f"in {listing}; repair them, or leave these images out with on_bad=skip."
+        )
+        self.problems = tuple(problems)
+
+
+def convert(
+    data: Path,
+    workspace: Path,
+    *,
+    image_size: int,
+    categories: str = "all",
+    crowds: str = "ignore",
+    on_bad: str = "fail",
+    exif: bool = False,
+    jobs: int = 0,
+    progress: bool = True,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Converts an export, or finds that it was converted before.
+
+    The dataset is built in `workspace/building` and renamed when it is whole; two calls at once do the work once.
+
+    Args:
+        data: folder of the export; see `seg.data.layout`.
+        workspace: the dataset becomes `workspace/datasets/KEY`.
+        image_size: side of the records, in pixels.
+        categories: names of the foreground categories, separated by commas, or `all`.
+        crowds: what crowd regions are, `ignore` or `foreground`; where every annotation is a crowd, foreground.
+        on_bad: at a broken rule, `fail` with the full list, or `skip` the images concerned.
+        exif: rotate images as their EXIF data asks.
+        jobs: worker processes; 0 means one per core.
+        progress: show a bar on stderr when it takes over two seconds.
+        announce: called with the one line that says what was done: `up to date: …` or `converted …`.
+
+    Raises:
+        UserError: if an argument is out of its range, the export is not usable, or the workspace cannot be written.
+        BadDataError: if rules are broken and `on_bad` is `fail`.
+    """
+    for name, value, known in (("on_bad", on_bad, ON_BAD), ("crowds", crowds, CROWDS)):
+        if value not in known:
+            raise UserError(f"{name} must be one of {', '.join(known)}, got '{value}'.")
+    for name, number, least in (("image_size", image_size, 1), ("jobs", jobs, 0)):
+        if number < least:
+            raise UserError(f"{name} must be at least {least}, got {number}.")
+    started = time.monotonic()
+    export = Export(data, categories, crowds)
+    try:
+        (workspace / "datasets").mkdir(parents=True, exist_ok=True)
+        cache = HashCache(workspace / "hashes.json")
+        export.locate_images(cache)
+        cache.save()
+        build = Build(export, image_size, exif, jobs or os.cpu_count() or 1, progress)
+        folder = workspace / "datasets" / build.key
+        with _building_place(workspace / "building", build.key) as partial:
+            up_to_date = (folder / MANIFEST).exists()
+            if not up_to_date:
+                if on_bad == "fail":
+                    _refuse(export.problems, workspace)
+                build.run(partial)
+                if on_bad == "fail":
+                    _refuse(build.problems, workspace)
+                shutil.rmtree(folder, ignore_errors=True)  # it has no manifest: not a dataset
+                partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error
+    manifest = Manifest.load(folder)
+    if on_bad == "fail":  # it may have been converted with `skip`
+        _refuse([Problem(**problem) for problem in manifest.left_out], workspace)
+    seconds = time.monotonic() - started
+    images = sum(split.examples for split in manifest.splits.values())
+    done = f"converted {images} images in {seconds:.1f} s ({images / seconds:.0f} images/s)"
+    announce(f"{'up to date' if up_to_date else done}: {folder}")
+    return manifest
+
+
+def _refuse(problems: Sequence[Problem], workspace: Path) -> None:
+    fatal = [problem for problem in problems if problem.fatal]
+    if fatal:
+        listing = workspace / "problems.txt"
+        listing.write_text("".join(f"{problem}\n" for problem in fatal), encoding="utf-8")
+        raise BadDataError(fatal, listing)
+
+
+@contextmanager
+def _building_place(building: Path, key: str) -> Iterator[Path]:
+    """A folder to build the dataset in, for one process at a time; the others wait.
+
+    The system releases the lock of a process that was killed. What such a process left is removed here.
+    """
+    building.mkdir(exist_ok=True)
+    with _lock(building, key, fcntl.LOCK_EX):
+        for left in building.iterdir():
+            if left.is_dir():
+                with suppress(BlockingIOError):
+                    # Its own key is locked already, by this process.
+                    if left.name == key:
+                        shutil.rmtree(left)
+                    else:
+                        with _lock(building, left.name, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                            shutil.rmtree(left)
+        try:
+            yield building / key
+        finally:
+            shutil.rmtree(building / key, ignore_errors=True)
+
+
+@contextmanager
+def _lock(building: Path, key: str, operation: int) -> Iterator[None]:
+    with (building / f"{key}.lock").open("w") as file:
+        fcntl.flock(file, operation)
+        yield

@@ -1,0 +1,84 @@
+"""The image files of an export: where they may lie, and the hash of their bytes, remembered between calls."""
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from seg.data.segmentation import BrokenRule
+
+MAX_BYTES = 256 * 1024 * 1024
+_RACY = 2 * 10**9  # ns; a file this young may change again within one tick of the file system's clock
+_THREADS = 4
+
+
+def locate(folder: Path, file_name: str, export: Path) -> tuple[Path, os.stat_result]:
+    """The file that a checked `file_name` stands for.
+
+    Args:
+        folder: the split's image folder.
+        file_name: relative to it.
+        export: the resolved folder that the file must lie in, links followed.
+
+    Raises:
+        BrokenRule: if it is missing, no regular file, too large, or outside the export.
+    """
+    path = folder / file_name
+    try:
+        if any(link.is_symlink() for link in (path, *path.parents[: len(Path(file_name).parts)])) and not Path(
+            os.path.realpath(path)
+        ).is_relative_to(export):
+            raise BrokenRule("link_outside", f"{path} must not be a link out of {export}")
+        found = path.stat()
+    except FileNotFoundError:
+        raise BrokenRule("missing_file", f"{path} does not exist") from None
+    except OSError as error:
+        raise BrokenRule("unreadable_file", f"{path} cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise BrokenRule("unreadable_file", f"{path} is not a file")
+    if found.st_size > MAX_BYTES:
+        raise BrokenRule("file_too_large", f"{path} must have at most {MAX_BYTES} bytes, got {found.st_size}")
+    return path, found
+
+
+class HashCache:
+    """SHA-256 of files by path, size, times and inode; a file is read again only when one of them changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = None
+        self._known: dict[str, list[int | str]] = known if isinstance(known, dict) else {}
+        self._changed = False
+
+    def hashes(self, files: Iterable[tuple[Path, os.stat_result]]) -> list[str | BrokenRule]:
+        """The hash of each file, or why it cannot be read; in the given order."""
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return list(threads.map(lambda file: self._hash(*file), files))
+
+    def save(self) -> None:
+        """Writes what is new beside the old file, then renames it."""
+        if self._changed:
+            partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+            partial.write_text(json.dumps(self._known), encoding="utf-8")
+            partial.replace(self._path)
+
+    def _hash(self, path: Path, found: os.stat_result) -> str | BrokenRule:
+        signature = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+        known = self._known.get(str(path))
+        if isinstance(known, list) and known[:-1] == signature:
+            return str(known[-1])
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            return BrokenRule("unreadable_file", f"{path} cannot be read ({error.strerror})")
+        if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _RACY:
+            self._known[str(path)] = [*signature, digest]
+            self._changed = True
+        return digest

@@ -1,0 +1,219 @@
+"""How every image becomes 8-bit RGB and changes its size: in conversion, in evaluation and in the registered model.
+
+Needs NumPy and OpenCV only, because this file travels with the registered model.
+
+Conversion to 8-bit RGB: grey is repeated, a palette and 1-bit are expanded, CMYK is converted by the decoder,
+16-bit is divided by 257 and rounded, alpha is dropped (the stored colours count). EXIF rotation is ignored unless
+asked for, because annotations refer to the stored pixels.
+
+Resizing: pixel centres lie at half-integers, so that images, masks and probabilities stay aligned. An axis that
+shrinks is averaged over the area that each new pixel covers; an axis that grows is interpolated linearly.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from seg.errors import UserError
+
+MAX_SIDE = 32_768
+MAX_PIXELS = 64 * 1024 * 1024  # 200 MB as RGB: two workers stay below 1 GB
+IGNORE = 255
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def decode_image(data: bytes, *, exif: bool = False) -> np.ndarray:
+    """Decodes the bytes of a JPEG, PNG, BMP or TIFF file.
+
+    The size is judged from the header before a pixel is decoded, and a file that ends early is refused.
+
+    Args:
+        data: the whole file.
+        exif: apply the rotation that the EXIF data asks for.
+
+    Returns:
+        RGB, shape (height, width, 3), uint8.
+
+    Raises:
+        UserError: if the data is not such a file, is cut off or damaged, or is larger than `MAX_PIXELS`.
+    """
+    height, width = header_size(data)
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        raise UserError(
+            f"an image must have at most {MAX_PIXELS} pixels and sides of at most {MAX_SIDE}, "
+            f"got {width}×{height} in its header; make it smaller."
+        )
+    if data.startswith(_PNG):
+        _check_png_chunks(data)
+    elif data.startswith(b"\xff\xd8"):
+        _check_jpeg_end(data)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | (0 if exif else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise UserError(f"the image cannot be decoded ({error.err}); export it again.") from None
+    if image is None:
+        raise UserError("the image is damaged and cannot be decoded; export it again.")
+    return to_rgb8(image)
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Height and width as the file's header states them, before any rotation.
+
+    Raises:
+        UserError: if the data is empty, of no supported format, or ends within its header.
+    """
+    if not data:
+        raise UserError("the image file is empty; export it again.")
+    try:
+        if data.startswith(_PNG):
+            width, height = struct.unpack(">II", data[16:24])
+        elif data.startswith(b"\xff\xd8"):
+            height, width = _jpeg_size(data)
+        elif data.startswith(b"BM"):
+            width, height = struct.unpack("<ii", data[18:26])
+            height = abs(height)  # a negative height means rows from top to bottom
+        elif data[:4] in (b"II*\0", b"MM\0*"):
+            height, width = _tiff_size(data)
+        else:
+            start = data[:16].decode("latin-1").encode("unicode_escape").decode()
+            raise UserError(f"an image must be a JPEG, PNG, BMP or TIFF file, this one begins with '{start}'.")
+    except (struct.error, IndexError, KeyError):
+        raise UserError("the image file ends within its header; export it again.") from None
+    if height < 1 or width < 1:
+        raise UserError(f"the image's header states a size of {width}×{height}; export it again.")
+    return height, width
+
+
+def to_rgb8(image: np.ndarray) -> np.ndarray:
+    """Converts an array to RGB with 8 bits, shape (height, width, 3), uint8.
+
+    Args:
+        image: shape (height, width), (height, width, 1), RGB (…, 3) or RGBA (…, 4); uint8, uint16 (divided by
+            257), bool (0 and 255), or floating point in [0, 1].
+
+    Raises:
+        UserError: on any other shape or type, on an empty array and on numbers outside [0, 1].
+    """
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
+        raise UserError(
+            f"an image must have shape (height, width) or (height, width, 1, 3 or 4), got {image.shape}; "
+            "pass one image at a time."
+        )
+    image = image[..., :3]
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    elif image.dtype == np.bool_:
+        image = image * np.uint8(255)
+    elif np.issubdtype(image.dtype, np.floating):
+        low, high = float(image.min()), float(image.max())
+        if not (low >= 0 and high <= 1):  # false for NaN too
+            raise UserError(f"an image of floating point must lie in [0, 1], got {low} to {high}; pass uint8 instead.")
+        image = np.rint(image * 255).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        raise UserError(f"an image must be uint8, uint16, bool or floating point, got {image.dtype}; convert it.")
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes an RGB image to (height, width, 3), uint8."""
+    red, green, blue = cv2.split(image)
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        # Grey stored as colour is the rule in medicine; one channel gives the same numbers in a third of the time.
+        return cv2.merge([_resize(red, height, width)] * 3)
+    return _resize(image, height, width)
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a mask of 0, 1 and 255 (ignored) to (height, width), uint8, by majority of the covered area.
+
+    The 0/1 mask is resized like an image, and a pixel is foreground where at least half of it is; where part of
+    it is ignored, where at least half of the rest is. A pixel is ignored where at least half of it is.
+    """
+    foreground = _resize((mask == 1).view(np.uint8) * np.uint8(255), height, width)
+    if not (mask == IGNORE).any():
+        return (foreground >= 128).view(np.uint8)
+    ignored = _resize((mask == IGNORE).view(np.uint8) * np.uint8(255), height, width)
+    resized = (2 * foreground.astype(np.uint16) + ignored > 255).astype(np.uint8)
+    resized[ignored >= 128] = IGNORE
+    return resized
+
+
+def resize_probability(probability: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes probabilities, shape (height, width), to the given size, float32."""
+    return _resize(probability.astype(np.float32, copy=False), height, width)
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Averages over areas along axes that shrink, then interpolates along axes that grow."""
+    smaller = (min(image.shape[1], width), min(image.shape[0], height))
+    if smaller != (image.shape[1], image.shape[0]):
+        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+    if smaller != (width, height):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The marker and offset of each segment up to the first scan."""
+    position = 2
+    while True:
+        while data[position] == 0xFF and data[position + 1] == 0xFF:
+            position += 1
+        if data[position] != 0xFF:
+            raise UserError("the JPEG's header is damaged; export it again.")
+        marker = data[position + 1]
+        yield marker, position
+        if marker == 0xDA:
+            return
+        position += 2
+        if marker != 0x01 and not 0xD0 <= marker <= 0xD7:
+            position += max(2, *struct.unpack(">H", data[position : position + 2]))
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    for marker, position in _jpeg_segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
+            return height, width
+    raise UserError("the JPEG's header states no size; export it again.")
+
+
+def _check_jpeg_end(data: bytes) -> None:
+    """OpenCV returns a half-grey image for a JPEG that was cut off; the end marker cannot occur inside a scan."""
+    scan = next((position for marker, position in _jpeg_segments(data) if marker == 0xDA), len(data))
+    if data.find(b"\xff\xd9", scan) < 0:
+        raise UserError("the JPEG is cut off (it has no end marker); copy or export it again.")
+
+
+def _check_png_chunks(data: bytes) -> None:
+    position = len(_PNG)
+    while position + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[position : position + 4])
+        kind_and_body = data[position + 4 : position + 8 + length]
+        checksum = data[position + 8 + length : position + 12 + length]
+        if len(checksum) < 4:
+            break
+        if zlib.crc32(kind_and_body) != int.from_bytes(checksum, "big"):
+            raise UserError("the PNG is damaged (a checksum does not fit); copy or export it again.")
+        if kind_and_body[:4] == b"IEND":
+            return
+        position += 12 + length
+    raise UserError("the PNG is cut off (it has no end chunk); copy or export it again.")
+
+
+def _tiff_size(data: bytes) -> tuple[int, int]:
+    order = "<" if data.startswith(b"II") else ">"
+    (directory,) = struct.unpack(order + "I", data[4:8])
+    (count,) = struct.unpack(order + "H", data[directory : directory + 2])
+    found = {}
+    for index in range(count):
+        entry = data[directory + 2 + 12 * index : directory + 14 + 12 * index]
+        tag, kind = struct.unpack(order + "HH", entry[:4])
+        (found[tag],) = struct.unpack(order + ("H" if kind == 3 else "I"), entry[8 : 10 if kind == 3 else 12])
+    return found[257], found[256]

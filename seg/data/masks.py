@@ -1,0 +1,88 @@
+"""Masks from annotations, rasterised by pycocotools alone: two rasterisers never agree on the same polygon.
+
+A mask is binary: the union of the annotations of the used categories. Crowd regions outline what nobody separated into
+objects; by default they are ignored (no loss, no score there). A region that is both crowd and object is foreground.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from pycocotools import mask as pycoco
+
+from seg.data.coco import Annotation, Category
+from seg.data.manifest import IGNORE
+from seg.data.segmentation import Polygons, RunLengths
+from seg.errors import UserError
+
+CROWDS = ("ignore", "foreground")
+
+
+def used_categories(categories: Iterable[Category], wanted: str) -> set[str]:
+    """The names of the categories whose annotations are foreground.
+
+    Args:
+        categories: of the export.
+        wanted: `all`, or names separated by commas.
+
+    Raises:
+        UserError: if a name does not exist.
+    """
+    known = {category.name for category in categories}
+    if wanted == "all":
+        return known
+    names = {name.strip() for name in wanted.split(",")}
+    for name in sorted(names - known):
+        raise UserError(f"categories must be 'all' or known names, got '{name}'; known: {', '.join(sorted(known))}.")
+    return names
+
+
+def rasterise(segmentations: Iterable[Polygons | RunLengths], height: int, width: int) -> bytes | None:
+    """The union of checked segmentations as compressed COCO run lengths; None where there are none."""
+    regions = []
+    for segmentation in segmentations:
+        if isinstance(segmentation, Polygons):
+            if segmentation.parts:
+                regions += pycoco.frPyObjects([list(part) for part in segmentation.parts], height, width)
+        elif isinstance(segmentation.counts, str):
+            regions.append({"size": [height, width], "counts": segmentation.counts.encode("ascii")})
+        else:
+            regions.append(
+                pycoco.frPyObjects({"size": [height, width], "counts": list(segmentation.counts)}, height, width)
+            )
+    if not regions:
+        return None
+    return (regions[0] if len(regions) == 1 else pycoco.merge(regions))["counts"]
+
+
+def region(counts: bytes | str, height: int, width: int) -> np.ndarray:
+    """Compressed run lengths as a mask of 0 and 1, shape (height, width), uint8."""
+    return pycoco.decode({"size": [height, width], "counts": counts})
+
+
+def example_mask(
+    annotations: Iterable[Annotation], height: int, width: int, *, crowds: str
+) -> tuple[np.ndarray, str, str | None]:
+    """The mask of one image at its own size.
+
+    Args:
+        annotations: those of the used categories.
+        height, width: the image's size in pixels.
+        crowds: what crowd regions are: `ignore` or `foreground`.
+
+    Returns:
+        The mask, shape (height, width), uint8, of 0, 1 and 255 (ignored); and the compressed run lengths of its
+        foreground and of what is ignored (None where nothing is).
+    """
+    objects: list[Polygons | RunLengths] = []
+    ignored: list[Polygons | RunLengths] = []
+    for annotation in annotations:
+        (ignored if annotation.crowd and crowds == "ignore" else objects).append(annotation.segmentation)
+    counts = rasterise(objects, height, width)
+    mask = np.zeros((height, width), np.uint8) if counts is None else region(counts, height, width)
+    ignored_counts = rasterise(ignored, height, width)
+    if ignored_counts is not None:
+        mask[(region(ignored_counts, height, width) == 1) & (mask == 0)] = IGNORE
+        ignored_counts = pycoco.encode(np.asfortranarray(mask == IGNORE).view(np.uint8))["counts"]
+    if counts is None:
+        counts = pycoco.encode(np.zeros((height, width), np.uint8, order="F"))["counts"]
+    return mask, counts.decode("ascii"), None if ignored_counts is None else ignored_counts.decode("ascii")

@@ -1,0 +1,136 @@
+"""One image and its annotations become one record, in a worker process."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from seg.data.coco import Annotation, ImageEntry
+from seg.data.images import decode_image, resize_image, resize_mask
+from seg.data.manifest import IGNORE, Example
+from seg.data.masks import example_mask
+from seg.data.segmentation import BrokenRule
+from seg.errors import UserError
+
+IGNORED_GREY = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One image to convert.
+
+    Attributes:
+        split, row: where its record goes.
+        path: of the image file.
+        file_name: relative to the export, as the `Example` has it.
+        sha256: of the file's bytes when the dataset's key was computed.
+        image: the image's entry.
+        annotations: those of the used categories.
+        mask_name: file name of the mask to look at.
+    """
+
+    split: str
+    row: int
+    path: Path
+    file_name: str
+    sha256: str
+    image: ImageEntry
+    annotations: tuple[Annotation, ...]
+    mask_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What became of a task; `foreground` counts pixels of the record."""
+
+    example: Example
+    foreground: int
+
+
+class RecordWriter:
+    """Converts tasks and writes each record to its place in the split's `.npy` file.
+
+    Args:
+        folder: of the dataset; the `.npy` files exist at their full length.
+        offsets: length of the header of each split's `.npy` file, in bytes.
+        image_size: side of the records, in pixels.
+        crowds, exif: as in `convert`.
+    """
+
+    def __init__(self, folder: Path, offsets: dict[str, int], image_size: int, crowds: str, exif: bool) -> None:
+        self._folder = folder
+        self._offsets = offsets
+        self._image_size = image_size
+        self._crowds = crowds
+        self._exif = exif
+        self._files: dict[str, int] = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Arrives in a worker process: every core has one, so OpenCV's own threads would only get in the way.
+        self.__dict__ |= state
+        cv2.setNumThreads(1)
+
+    def __call__(self, task: Task) -> Converted | BrokenRule:
+        """Converts one image; a rule that its file breaks is returned, not raised."""
+        try:
+            image = self._image(task)
+        except BrokenRule as broken:
+            return broken
+        entry = task.image
+        mask, counts, ignored = example_mask(task.annotations, entry.height, entry.width, crowds=self._crowds)
+        size = self._image_size
+        record = np.empty((size, size, 4), np.uint8)
+        record[..., :3] = resize_image(image, size, size)
+        record[..., 3] = resized = resize_mask(mask, size, size)
+        self._write(task, record)
+        (self._folder / f"{task.split}_mask" / task.mask_name).write_bytes(_png(resized))
+        example = Example(
+            image_id=entry.id,
+            file_name=task.file_name,
+            height=entry.height,
+            width=entry.width,
+            sha256=task.sha256,
+            mask=counts,
+            ignore=ignored,
+        )
+        return Converted(example=example, foreground=int(np.count_nonzero(resized == 1)))
+
+    def _image(self, task: Task) -> np.ndarray:
+        try:
+            data = task.path.read_bytes()
+        except OSError as error:
+            raise BrokenRule("unreadable_file", f"{task.path} cannot be read ({error.strerror})") from None
+        if hashlib.sha256(data).hexdigest() != task.sha256:
+            raise BrokenRule("changed_file", f"{task.path} changed while it was converted; convert again")
+        try:
+            image = decode_image(data, exif=self._exif)
+        except UserError as error:
+            raise BrokenRule("image_refused", str(error)) from None
+        height, width = image.shape[:2]
+        if (height, width) != (task.image.height, task.image.width):
+            raise BrokenRule(
+                "size_disagrees",
+                f"the annotations say {task.image.width}×{task.image.height}, the file is {width}×{height}",
+            )
+        return image
+
+    def _write(self, task: Task, record: np.ndarray) -> None:
+        # Not through a memory map: its page faults take longer than one write of the whole record.
+        if task.split not in self._files:
+            self._files[task.split] = os.open(self._folder / f"{task.split}.npy", os.O_WRONLY)
+        offset = self._offsets[task.split] + task.row * record.nbytes
+        rest = memoryview(record.data).cast("B")
+        while rest:
+            written = os.pwrite(self._files[task.split], rest, offset)
+            rest, offset = rest[written:], offset + written
+
+
+def _png(mask: np.ndarray) -> bytes:
+    """A picture of a mask: foreground white, ignored grey; one bit a pixel where nothing is ignored."""
+    picture = np.where(mask == IGNORE, np.uint8(IGNORED_GREY), mask * np.uint8(255))
+    options = [] if (mask == IGNORE).any() else [cv2.IMWRITE_PNG_BILEVEL, 1]
+    return cv2.imencode(".png", picture, options)[1].tobytes()

@@ -1,0 +1,161 @@
+"""The rules that a `segmentation` must keep before pycocotools may rasterise it, in plain Python.
+
+pycocotools trusts its input: it crashes the process on NaN or on a huge size, returns uninitialised memory for run
+lengths that end early, drops the last number of an odd list and takes four numbers for a box.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+# pycocotools allocates memory in proportion to the length of an outline, whatever the image's size.
+MAX_OUTLINE = 4_000_000  # pixels
+_MAX_CHARACTERS = 7  # of five bits each, for one 32-bit run
+
+
+class BrokenRule(Exception):
+    """The name of a rule, and a message that says how it was broken."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(rule, message)
+        self.rule = rule
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """Outlines x1, y1, x2, y2, … in pixels; the region is their union. No parts: an empty segmentation."""
+
+    parts: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class RunLengths:
+    """Lengths of runs of background and foreground in turn, down the columns; they fill the image exactly.
+
+    Attributes:
+        counts: COCO's compressed string where it came like that, else the lengths; no run but the first is empty.
+    """
+
+    counts: str | tuple[int, ...]
+
+
+def check_segmentation(value: Any, height: int, width: int) -> Polygons | RunLengths:
+    """Checks one annotation's segmentation against its image's size in pixels.
+
+    Raises:
+        BrokenRule: naming the first rule that is broken.
+    """
+    if isinstance(value, list):
+        return Polygons(tuple(_check_polygon(part, height, width) for part in value))
+    if isinstance(value, dict):
+        return _check_run_lengths(value, height, width)
+    raise BrokenRule("segmentation_type", f"segmentation must be a list of polygons or an RLE, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value from outside, short enough for a message."""
+    text = repr(value) if not isinstance(value, (dict, list)) else f"a {type(value).__name__}"
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _check_polygon(part: Any, height: int, width: int) -> tuple[float, ...]:
+    if not isinstance(part, list):
+        raise BrokenRule("polygon_type", f"a polygon must be a list of numbers, got {shown(part)}")
+    low, high = -max(height, width), 2 * max(height, width)
+    for number in part:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise BrokenRule("coordinate_type", f"a coordinate must be a number, got {shown(number)}")
+        if isinstance(number, float) and not math.isfinite(number):
+            raise BrokenRule("coordinate_not_finite", f"a coordinate must be finite, got {number}")
+        if not low <= number <= high:
+            raise BrokenRule(
+                "coordinate_too_large",
+                f"a coordinate must lie within one image side of the {width}×{height} image "
+                f"({low} to {high}), got {shown(number)}",
+            )
+    if len(part) % 2:
+        raise BrokenRule("odd_coordinates", f"a polygon must hold x and y in turn, got {len(part)} numbers")
+    if len(part) < 6:
+        raise BrokenRule("too_few_points", f"a polygon must have at least 3 points, got {len(part) // 2}")
+    polygon = tuple(float(number) for number in part)
+    if _outline(polygon) > MAX_OUTLINE:
+        raise BrokenRule("outline_too_long", f"a polygon's outline must be at most {MAX_OUTLINE} pixels long")
+    return polygon
+
+
+def _outline(polygon: tuple[float, ...]) -> float:
+    xs, ys = polygon[::2], polygon[1::2]
+    pairs = zip(xs, xs[1:] + xs[:1], ys, ys[1:] + ys[:1], strict=True)
+    return sum(max(abs(x2 - x1), abs(y2 - y1)) for x1, x2, y1, y2 in pairs)
+
+
+def _check_run_lengths(value: dict[str, Any], height: int, width: int) -> RunLengths:
+    for key in ("size", "counts"):
+        if key not in value:
+            raise BrokenRule("rle_missing_key", f"an RLE must have '{key}'")
+    size = value["size"]
+    if not isinstance(size, list) or any(type(number) is not int for number in size) or len(size) != 2:
+        raise BrokenRule("rle_size_type", f"an RLE's size must be two integers, got {shown(size)}")
+    if size != [height, width]:
+        raise BrokenRule(
+            "rle_other_size",
+            f"an RLE's size must be its image's [{height}, {width}], got [{shown(size[0])}, {shown(size[1])}]",
+        )
+    counts = value["counts"]
+    if isinstance(counts, str):
+        runs = decode_counts(counts)
+    elif isinstance(counts, list):
+        runs = counts
+        if any(type(run) is not int for run in runs):
+            raise BrokenRule("rle_count_type", "an RLE's counts must be integers")
+    else:
+        raise BrokenRule("rle_count_type", f"an RLE's counts must be a string or a list, got {shown(counts)}")
+    if any(run < 0 for run in runs):
+        raise BrokenRule("rle_negative_count", f"an RLE's counts must not be negative, got {shown(min(runs))}")
+    if (total := sum(runs)) != height * width:
+        rule = "rle_too_short" if total < height * width else "rle_too_long"
+        raise BrokenRule(rule, f"an RLE's counts must add up to {height * width} pixels, got {shown(total)}")
+    if 0 in runs[1:]:
+        # pycocotools merges regions wrongly where empty runs meet.
+        return RunLengths(_without_empty_runs(runs))
+    return RunLengths(counts if isinstance(counts, str) else tuple(runs))
+
+
+def decode_counts(text: str) -> list[int]:
+    """The run lengths in COCO's compressed string: five bits a character, from the third on relative to two before.
+
+    Raises:
+        BrokenRule: if the string ends within a number or holds a character that none of its numbers may.
+    """
+    runs: list[int] = []
+    number = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            raise BrokenRule("rle_undecodable", f"compressed counts hold the character {shown(character)}")
+        number |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            if shift >= 5 * _MAX_CHARACTERS:
+                raise BrokenRule("rle_undecodable", "compressed counts hold a number of more than 32 bits")
+            continue
+        if code & 16:
+            number -= 1 << shift
+        runs.append(number + runs[-2] if len(runs) > 2 else number)
+        number = shift = 0
+    if shift:
+        raise BrokenRule("rle_undecodable", "compressed counts end within a number")
+    return runs
+
+
+def _without_empty_runs(runs: list[int]) -> tuple[int, ...]:
+    kept = runs[:1]
+    foreground = False  # of the last kept run
+    for index, run in enumerate(runs[1:], 1):
+        if run and (index % 2 == 1) == foreground:
+            kept[-1] += run
+        elif run:
+            kept.append(run)
+            foreground = not foreground
+    return tuple(kept)

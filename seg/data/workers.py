@@ -1,0 +1,133 @@
+"""Work in processes that may die: one bad item costs that item, never the whole job.
+
+The processes are spawned, so that they import only what the function needs, whatever the caller has loaded.
+"""
+
+import ctypes
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_KEEP = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Died:
+    """The process that worked on an item ended; `exitcode` is as in `multiprocessing`: −9 is SIGKILL."""
+
+    exitcode: int | None
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    chunk: list[tuple[int, Any]]
+
+
+def map_in_processes(
+    function: Callable[[Any], Any], items: Sequence[Any], jobs: int, *, chunk_size: int = 16
+) -> Iterator[tuple[int, Any]]:
+    """Applies a function to every item, in `jobs` spawned processes.
+
+    When a process dies, the items of its chunk are tried again one at a time, each in a process that has done no harm
+    yet, so the item that kills is known by name.
+
+    Args:
+        function: sent to each process once, by pickle.
+        items: sent in chunks.
+        jobs: number of processes.
+        chunk_size: items per message.
+
+    Yields:
+        The item's index and what the function returned, or `Died`; in the order in which they end.
+
+    Raises:
+        Exception: what the function raised.
+    """
+    numbered = list(enumerate(items))
+    chunks = deque(numbered[start : start + chunk_size] for start in range(0, len(numbered), chunk_size))
+    context = multiprocessing.get_context("spawn")
+    workers: dict[Connection, _Worker] = {}
+
+    def start() -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        process.start()
+        theirs.close()
+        workers[ours] = _Worker(process, ours, [])
+        give(workers[ours])
+
+    def give(worker: _Worker) -> None:
+        if not chunks:
+            del workers[worker.connection]
+            _end(worker)
+            return
+        worker.chunk = chunks.popleft()
+        with suppress(OSError):  # it died while idle; reading from it says so
+            worker.connection.send(worker.chunk)
+
+    try:
+        for _ in range(min(jobs, len(chunks))):
+            start()
+        while workers:
+            for connection in wait(list(workers)):
+                worker = workers[connection]  # type: ignore[index]
+                try:
+                    results = worker.connection.recv()
+                except (EOFError, OSError):
+                    del workers[worker.connection]
+                    _end(worker)
+                    if len(worker.chunk) == 1:
+                        yield worker.chunk[0][0], Died(worker.process.exitcode)
+                    else:
+                        chunks.extendleft([item] for item in reversed(worker.chunk))
+                    if chunks:
+                        start()
+                    continue
+                if isinstance(results, BaseException):
+                    raise results
+                yield from zip((index for index, _ in worker.chunk), results, strict=True)
+                give(worker)
+    finally:
+        for worker in workers.values():
+            worker.process.terminate()
+            _end(worker)
+
+
+def _end(worker: _Worker) -> None:
+    worker.connection.close()
+    worker.process.join(10)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
+
+
+def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the processes
+    _keep_memory()
+    while True:
+        try:
+            chunk = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            results: Any = [function(item) for _, item in chunk]
+        except Exception as error:
+            results = error
+        connection.send(results)
+
+
+def _keep_memory() -> None:
+    """Tells glibc to keep freed memory: getting and returning each image's pages takes longer than decoding it."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        for option in (_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD):
+            mallopt(option, _KEEP // 4 if option == _M_TOP_PAD else _KEEP)
