@@ -135,7 +135,7 @@ def _difference(image: Picture, true: NDArray[np.bool_], found: NDArray[np.bool_
 
 def _hatch(image: Picture, area: NDArray[np.bool_]) -> Picture:
     """The image with one area under grey diagonal stripes."""
-    rows, columns = np.indices(area.shape, sparse=True)
+    rows, columns = np.ogrid[: area.shape[0], : area.shape[1]]
     striped = _fill(image, area & ((rows + columns) % 8 < 3), (225, 225, 225), 0.9)
     return _fill(striped, area & ((rows + columns) % 8 >= 3), GREY, 0.6)
 

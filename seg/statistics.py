@@ -46,7 +46,9 @@ def bootstrap_mean(
         raise UserError(f"bootstrap_mean needs one value per image, got an array of shape {observed.shape}.")
     if not np.isfinite(observed).all():
         count = int((~np.isfinite(observed)).sum())
-        raise UserError(f"bootstrap_mean needs finite values, got {count} of {observed.size} NaN or infinite; drop them.")
+        raise UserError(
+            f"bootstrap_mean needs finite values, got {count} of {observed.size} NaN or infinite; drop them."
+        )
     if not 0 < level < 1:
         raise UserError(f"level must lie between 0 and 1, got {level}; use 0.95.")
     if resamples < 1:

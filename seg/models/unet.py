@@ -8,6 +8,10 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+# Of the running statistics. Keras's 0.99 needs hundreds of steps to forget where it began: after the few hundred steps
+# of a short training, predictions made with them are far from those made with a batch's own statistics.
+MOMENTUM = 0.9
+
 
 def build_unet(*, image_size: int, filters: int, depth: int, precision: str = "float32") -> keras.Model:
     """Builds a U-Net.
@@ -57,6 +61,8 @@ def _block(x: keras.KerasTensor, channels: int, policy: keras.DTypePolicy, name:
             dtype=policy,
             name=f"{name}_convolution_{number}",
         )(x)
-        x = layers.BatchNormalization(synchronized=synchronized, dtype=policy, name=f"{name}_normalization_{number}")(x)
+        x = layers.BatchNormalization(
+            momentum=MOMENTUM, synchronized=synchronized, dtype=policy, name=f"{name}_normalization_{number}"
+        )(x)
         x = layers.ReLU(dtype=policy, name=f"{name}_relu_{number}")(x)
     return x

@@ -1,0 +1,55 @@
+"""How every entry point starts and ends: MLflow's variables read once, mistakes as one line, honest exit codes.
+
+Exit codes: 0 done; 1 it failed (a trial, the machine, a bug); 2 a mistake in what was given; 130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from experiments.one_job import JobFailed
+from seg.errors import UserError
+
+FAILED = 1
+MISTAKE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the surroundings say about MLflow.
+
+    Attributes:
+        tracking_uri: None for MLflow's default, `sqlite:///mlflow.db` in the working directory.
+        run_id: the run that `mlflow run` made for this process; None when started directly.
+    """
+
+    tracking_uri: str | None
+    run_id: str | None
+
+
+def read_launch() -> Launch:
+    """Reads the variables that `mlflow run` sets, and removes those that a child process would misread as its own."""
+    run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # the run knows its experiment
+    return Launch(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), run_id=run_id)
+
+
+def run(main: Main) -> NoReturn:
+    """Runs an entry point's `main` with the command line's arguments and exits with its code."""
+    try:
+        code = main(None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = MISTAKE
+    except JobFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)

@@ -1,0 +1,59 @@
+"""Score a model on a split: Dice and its companions with 95 % intervals, beside the scores of what learned nothing.
+
+    python -m experiments.evaluate --data FOLDER --model models:/seg-unet@champion --split test
+
+The names are those of docs/protocol.md. A registered model is scored at its own threshold; for the model of a run, the
+threshold is tuned on the validation split first. The run holds the scores, a table of every image, and panels.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import datasets, entry
+from experiments.executors.local import LocalExecutor
+from experiments.finish import score_metrics
+from experiments.models import fetch_model
+from experiments.one_job import evaluate
+from experiments.options import parser
+from experiments.tracking import Tracker
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return parser("evaluate", __doc__, [*datasets.OPTIONS, "model", "split", "threshold"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    values = build_parser().parse_args(arguments)
+    launch = entry.read_launch()
+    tracker = Tracker(launch.tracking_uri, None)
+    with tempfile.TemporaryDirectory() as scratch, LocalExecutor(1) as executor:
+        model = fetch_model(values.model, tracker, Path(scratch) / "model")
+        manifest = datasets.prepare(values, model.image_size)
+        asked = {"model": values.model, "split": values.split, "threshold": values.threshold or "tuned"}
+        run_id = tracker.start_run(f"evaluate {values.split}", asked, manifest, adopt=launch.run_id)
+        with tracker.ending(run_id):
+            folder = Path(scratch) / "evaluation"
+            threshold = values.threshold or model.threshold
+            found = evaluate(executor, folder, model.file, manifest, values.split, threshold)
+            tracker.log_metrics(run_id, score_metrics(found, values.split))
+            tracker.log_folder(run_id, folder)
+    print(table(found, values.split))
+    print(f"run {run_id}; browse: {tracker.where_to_browse(run_id)}")
+    return 0
+
+
+def table(evaluation: Mapping[str, Any], split: str) -> str:
+    """The scores, for people."""
+    lines = [f"{evaluation['examples']} images of {split}, threshold {evaluation['threshold']:.2f}"]
+    for name, interval in evaluation["scores"].items():
+        lines.append(f"  {name:20} {interval['mean']:.3f}  (95 %: {interval['low']:.3f} to {interval['high']:.3f})")
+    lines.append("beside what learned nothing:")
+    lines += [f"  {name:20} {score:.3f}" for name, score in evaluation["baselines"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    entry.run(main)

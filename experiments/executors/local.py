@@ -1,0 +1,114 @@
+"""`LocalExecutor`: jobs on this machine, each in a fresh process."""
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from experiments.executors.base import Executor
+from experiments.executors.process import WorkerProcess
+from experiments.jobs import Job, JobEnded, JobEvent, JobReported
+
+GRACE_SECONDS = 5.0
+"""What a cancelled process gets between SIGTERM and SIGKILL."""
+
+_POLL_SECONDS = 0.2
+
+
+class LocalExecutor(Executor):
+    """Runs each job as `python -m experiments.worker`, in a session of its own: Ctrl-C reaches the driver alone.
+
+    What a job writes on stdout and stderr goes into `log.txt` in its folder.
+
+    Args:
+        slots: jobs at the same time.
+        gpus: the GPUs of each slot, as CUDA_VISIBLE_DEVICES has them (`("0,1", "2,3")`); empty: every job sees what
+            the driver sees.
+        tasks: the module whose `run(job, report)` does the work.
+    """
+
+    def __init__(self, slots: int, *, gpus: Sequence[str] = (), tasks: str = "experiments.tasks") -> None:
+        if gpus and len(gpus) != slots:
+            raise ValueError(f"gpus must name the GPUs of each of the {slots} slots, got {len(gpus)}.")
+        self._slots = slots
+        self._free_gpus = list(gpus)
+        self._tasks = tasks
+        self._processes: dict[str, WorkerProcess] = {}
+        self._stillborn: list[JobEvent] = []
+        self._selector = selectors.DefaultSelector()
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    def submit(self, job: Job) -> None:
+        environment = dict(os.environ)
+        gpus = self._free_gpus.pop(0) if self._free_gpus else None
+        if gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus
+        try:
+            Path(job.folder).mkdir(parents=True, exist_ok=True)
+            process = WorkerProcess(job, self._tasks, environment, gpus)
+        except OSError as error:
+            self._give_back(gpus)
+            self._stillborn.append(JobEnded(job=job, state="failed", reason=f"could not be started: {error}"))
+            return
+        self._processes[job.name] = process
+        self._selector.register(process.incoming, selectors.EVENT_READ, process)
+        process.send(asdict(job))
+
+    def wait(self, timeout: float) -> list[JobEvent]:
+        deadline = time.monotonic() + timeout
+        while True:
+            events, self._stillborn = self._stillborn, []
+            for process in list(self._processes.values()):
+                events += self._events_of(process)
+            left = deadline - time.monotonic()
+            if events or left <= 0:
+                return events
+            # A process that dies while its child holds the pipe open shows only in its exit code: look again soon.
+            self._selector.select(min(left, _POLL_SECONDS))
+
+    def _events_of(self, process: WorkerProcess) -> list[JobEvent]:
+        events: list[JobEvent] = []
+        if process.cancelled_at is None:
+            events += [JobReported(job=process.job, report=report) for report in process.read_reports()]
+        elif time.monotonic() - process.cancelled_at > GRACE_SECONDS:
+            process.signal(signal.SIGKILL)
+        if process.at_end and process.incoming in self._selector.get_map():
+            self._selector.unregister(process.incoming)  # a pipe at its end is always ready: select would spin
+        if process.has_exited():
+            events.append(process.ending())
+            self._forget(process)
+        return events
+
+    def _forget(self, process: WorkerProcess) -> None:
+        if process.incoming in self._selector.get_map():
+            self._selector.unregister(process.incoming)
+        process.close()
+        self._give_back(process.gpus)
+        del self._processes[process.job.name]
+
+    def _give_back(self, gpus: str | None) -> None:
+        if gpus is not None:
+            self._free_gpus.append(gpus)
+
+    def answer(self, job: Job, go_on: bool) -> None:
+        if job.name in self._processes:  # else it died meanwhile; its JobEnded is told already
+            self._processes[job.name].send({"go_on": go_on})
+
+    def cancel(self, job: Job) -> None:
+        process = self._processes.get(job.name)
+        if process is not None and process.cancelled_at is None:
+            process.cancelled_at = time.monotonic()
+            process.signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        for process in list(self._processes.values()):
+            process.signal(signal.SIGKILL)
+            process.wait()
+            self._forget(process)
+        self._selector.close()

@@ -1,0 +1,146 @@
+"""`WorkerProcess`: one job's process, seen from the executor, and what its end means."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.jobs import Job, JobEnded
+from seg.training.result import EpochReport
+
+LOG = "log.txt"
+_LOG_TAIL_BYTES = 8192
+_PROJECT = Path(__file__).parents[2]
+
+
+class WorkerProcess:
+    """A running `experiments.worker` and the messages from it.
+
+    Args:
+        job: what it works on; its folder exists.
+        tasks: module of the tasks.
+        environment: the process's environment variables.
+        gpus: the GPUs that it holds, for the executor's books.
+
+    Raises:
+        OSError: if the log cannot be written or the process cannot be started.
+    """
+
+    def __init__(self, job: Job, tasks: str, environment: dict[str, str], gpus: str | None = None) -> None:
+        self.job = job
+        self.gpus = gpus
+        self.cancelled_at: float | None = None
+        self.at_end = False
+        self._log = Path(job.folder) / LOG
+        self._buffer = b""
+        self._outcome: JobEnded | None = None
+        self._garbage: str | None = None
+        path = [str(_PROJECT), environment.get("PYTHONPATH", "")]
+        environment = environment | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+        self.incoming, worker_writes = os.pipe()
+        worker_reads, self._outgoing = os.pipe()
+        arguments = [tasks, str(worker_reads), str(worker_writes)]
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-X", "faulthandler", "-m", "experiments.worker", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    pass_fds=(worker_reads, worker_writes),
+                    start_new_session=True,
+                )
+        except OSError:
+            os.close(self.incoming)
+            os.close(self._outgoing)
+            raise
+        finally:
+            os.close(worker_reads)
+            os.close(worker_writes)
+        os.set_blocking(self.incoming, False)
+
+    def send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died: its exit code tells
+            os.write(self._outgoing, json.dumps(message).encode() + b"\n")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signals the process and those that it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def wait(self) -> None:
+        self._process.wait()
+
+    def close(self) -> None:
+        """Closes the pipes and ends what the process left running."""
+        self.signal(signal.SIGKILL)
+        os.close(self.incoming)
+        os.close(self._outgoing)
+
+    def read_reports(self) -> list[EpochReport]:
+        """The reports that arrived; keeps the outcome for `ending`. A process that sends garbage is killed."""
+        reports = []
+        for line in self._read_lines():
+            try:
+                message = json.loads(line)
+                if "report" in message:
+                    reports.append(EpochReport(**message["report"]))
+                else:
+                    self._outcome = self._read_outcome(message)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                self._garbage = f"sent something that is not a message: {line[:80]!r}"
+                self.signal(signal.SIGKILL)
+                break
+        return reports
+
+    def _read_outcome(self, message: dict[str, Any]) -> JobEnded:
+        if "finished" in message:
+            return JobEnded(job=self.job, state="finished", result=dict(message["finished"]))
+        return JobEnded(job=self.job, state="failed", **message["failed"])
+
+    def _read_lines(self) -> list[bytes]:
+        while not self.at_end:
+            try:
+                chunk = os.read(self.incoming, 65536)
+            except BlockingIOError:
+                break
+            self.at_end = not chunk
+            self._buffer += chunk
+        *lines, self._buffer = self._buffer.split(b"\n")
+        return lines
+
+    def has_exited(self) -> bool:
+        """Whether the process is gone; one that sent its outcome is gone soon."""
+        return self._process.poll() is not None
+
+    def ending(self) -> JobEnded:
+        """How the job ended; after `has_exited`."""
+        self.read_reports()  # what it sent between the last look and its exit
+        if self.cancelled_at is not None:
+            return JobEnded(job=self.job, state="cancelled", reason="cancelled")
+        if self._garbage is not None:
+            return JobEnded(job=self.job, state="failed", reason=self._garbage, traceback=self._log_tail())
+        if self._outcome is not None:
+            return self._outcome
+        return JobEnded(job=self.job, state="failed", reason=self._death(), traceback=self._log_tail())
+
+    def _death(self) -> str:
+        """Why a process that sent no outcome is gone."""
+        code = self._process.returncode
+        if code >= 0:
+            return f"exited with code {code} before it returned"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+    def _log_tail(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(max(0, self._log.stat().st_size - _LOG_TAIL_BYTES))
+            return log.read().decode(errors="replace")

@@ -1,0 +1,66 @@
+"""The whole job: convert if stale, train the study, score the winner on the test split once, register it.
+
+    python -m experiments.main                          a generated demo dataset, small enough for two CPU cores
+    python -m experiments.main --data FOLDER            a COCO export (Roboflow's layout, or COCO's)
+    python -m experiments.main --data FOLDER --preset seed
+
+Run the same command again and it goes on where it stopped.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from experiments import datasets, entry, presets
+from experiments.finish import Finished, finish
+from experiments.options import FIELDS, parser
+from experiments.study import LISTS, STUDY_OPTIONS, conduct, local_executor, search_space
+from experiments.tracking import Tracker
+
+OVERRIDES = {
+    **LISTS,
+    "image_size": presets.option("image_size"),
+    "augmentation": presets.option("augmentation", str),
+    "filters": presets.option("filters", str),
+    "epochs": presets.option("epochs"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "model_name", *FIELDS]
+    return parser("main", __doc__, names, **OVERRIDES)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    values = presets.apply(build_parser().parse_args(arguments))
+    launch = entry.read_launch()
+    space = search_space(values)
+    tracker = Tracker(launch.tracking_uri, None)
+    manifest = datasets.prepare(values, space.base.image_size)
+    with local_executor(values.slots) as executor:
+        result = conduct(values, space, manifest, tracker, executor, launch.run_id)
+        with tracker.ending(result.run_id):
+            finished = finish(result, space, manifest, tracker, executor, values)
+    print(summary(finished, values.model_name))
+    print(f"browse:     {tracker.where_to_browse(result.run_id)}")
+    return 0
+
+
+def summary(finished: Finished, model_name: str) -> str:
+    """The lines that a person reads at the end."""
+    evaluation, registered = finished.evaluation, finished.registered
+    dice = evaluation["scores"]["dice"]
+    rows = [(f"Dice on {evaluation['examples']} test images", dice["mean"])]
+    rows += [(f"  {name.replace('_', ' ')}", score) for name, score in evaluation["baselines"].items()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"best: trial {finished.trial}, {finished.arm}"]
+    lines += [f"  {name:{width}}  {score:.3f}" for name, score in rows]
+    lines[1] += f"  (95 %: {dice['low']:.3f} to {dice['high']:.3f}), beside three that learned nothing:"
+    lines += [
+        f"registered: {model_name} version {registered.model.version}, {registered.reason}",
+        f'load:       mlflow.pyfunc.load_model("models:/{model_name}@champion")',
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,55 @@
+"""One job from its start to its end, for whatever is no trial of a study."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.executors.base import Executor
+from experiments.jobs import Job, JobEnded
+from seg.data.manifest import Manifest
+from seg.errors import UserError
+from seg.training.result import EpochReport
+
+
+class JobFailed(Exception):
+    """A job that the command cannot do without failed; the message says why and where its log is."""
+
+
+def run_job(executor: Executor, job: Job, on_epoch: Callable[[EpochReport], None] | None = None) -> dict[str, Any]:
+    """Runs a job and returns its result.
+
+    Raises:
+        UserError: if the task found that the request was wrong.
+        JobFailed: if it failed otherwise.
+    """
+    executor.submit(job)
+    while True:
+        for event in executor.wait(timeout=60):
+            if isinstance(event, JobEnded):
+                return _result(event)
+            if on_epoch is not None:
+                on_epoch(event.report)
+            executor.answer(event.job, go_on=True)
+
+
+def evaluate(
+    executor: Executor, folder: Path, model: Path, manifest: Manifest, split: str, threshold: float | None
+) -> dict[str, Any]:
+    """Scores a model on a split; see `experiments.tasks`. `threshold` None: tuned on the validation split."""
+    arguments = {
+        "model": str(model.absolute()),
+        "dataset": str(manifest.folder.absolute()),
+        "split": split,
+        "threshold": threshold,
+    }
+    job = Job(name=f"evaluation on {split}", task="evaluate", folder=str(folder.absolute()), arguments=arguments)
+    return run_job(executor, job)
+
+
+def _result(ended: JobEnded) -> dict[str, Any]:
+    if ended.state == "finished":
+        assert ended.result is not None
+        return ended.result
+    if ended.user_error:
+        raise UserError(ended.reason.removeprefix("UserError: "))
+    raise JobFailed(f"{ended.job.name} failed: {ended.reason} ({Path(ended.job.folder) / 'log.txt'})")

@@ -1,0 +1,154 @@
+"""Every option of every entry point, declared once: its name, type, default and help.
+
+Flags, MLproject parameters and configuration fields share their names; tests/test_surface.py freezes them.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from seg.config import TrainConfig
+
+PRESET = "preset"  # the default of options whose value the preset decides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option.
+
+    Attributes:
+        type: turns the text into the value; raises ValueError on text that is none.
+        default: its value when the option is not given.
+        help: what it does, with its unit.
+        choices: the only values, when there are few.
+    """
+
+    type: Callable[[str], Any]
+    default: Any
+    help: str
+    choices: tuple[str, ...] | None = None
+
+
+def threshold(text: str) -> float | None:
+    """None for `tuned`, else the number."""
+    if text == "tuned":
+        return None
+    value = float(text)
+    if not 0 < value < 1:
+        raise ValueError
+    return value
+
+
+_RUNNER = {
+    "data": Option(type=str, default="demo", help="folder with a COCO export, or demo: a generated dataset"),
+    "categories": Option(type=str, default="all", help="categories that are foreground: all, or names with commas"),
+    "on_bad": Option(
+        type=str,
+        default="fail",
+        choices=("fail", "skip"),
+        help="broken images and annotations: fail with the full list, or skip the images that have them",
+    ),
+    "workspace": Option(type=str, default="workspace", help="folder of converted datasets and trial folders"),
+    "preset": Option(
+        type=str,
+        default="quick",
+        choices=("quick", "seed"),
+        help="quick: small enough for two CPU cores; seed: 256 pixels, 64 filters, as the project began",
+    ),
+    "sampler": Option(
+        type=str,
+        default="grid",
+        choices=("grid", "tpe"),
+        help="grid: every loss with every width, equal budgets; tpe: search them with learning_rate, depth and "
+        "augmentation, pruning bad trials",
+    ),
+    "trials": Option(
+        type=int,
+        default=0,
+        help="trials that the study shall have in total, earlier calls included; 0: each arm of the grid once",
+    ),
+    "study": Option(type=str, default="unet", help="name of the study; the same name goes on where it stopped"),
+    "slots": Option(type=int, default=1, help="trials at the same time, each on its share of the GPUs"),
+    "storage": Option(type=str, default="sqlite:///optuna.db", help="URL of Optuna's database"),
+    "model_name": Option(type=str, default="seg-unet", help="name of the registered model"),
+    "model": Option(
+        type=str,
+        default="models:/seg-unet@champion",
+        help="a registered model (models:/NAME@ALIAS, models:/NAME/VERSION) or the id of a run",
+    ),
+    "split": Option(type=str, default="test", choices=("train", "val", "test"), help="images to score"),
+    "threshold": Option(
+        type=threshold,
+        default="tuned",
+        help="probability, between 0 and 1, from which a pixel is foreground; tuned: as validation had it",
+    ),
+    "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
+    "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
+}
+
+FIELDS = {
+    field.name: Option(
+        type=type(field.default),
+        default=field.default,
+        help=field.metadata["help"],
+        choices=field.metadata["choices"],
+    )
+    for field in dataclasses.fields(TrainConfig)
+}
+
+OPTIONS: Mapping[str, Option] = _RUNNER | FIELDS
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that states a mistake in one line and exits with code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help.", file=sys.stderr)
+        sys.exit(2)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's lines, and shows a flag's choices in its help rather than twice."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=110)
+
+
+def parser(verb: str, description: str, names: Sequence[str], **overrides: Option) -> argparse.ArgumentParser:
+    """The parser of one entry point.
+
+    Args:
+        verb: the entry point's name.
+        description: shown above the options.
+        names: which options it takes, in the order of `--help`.
+        overrides: options that differ here, such as a comma list where elsewhere stands one value.
+    """
+    built = _Parser(
+        prog=f"python -m experiments.{verb}",
+        description=description,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    for name in names:
+        option = overrides.get(name, OPTIONS[name])
+        flags = [f"--{name}"] + ([f"--{name.replace('_', '-')}"] if "_" in name else [])
+        default = repr(option.default) if option.default == "" else option.default
+        built.add_argument(
+            *flags,
+            dest=name,
+            type=option.type,
+            default=option.default,
+            choices=option.choices,
+            metavar="|".join(option.choices) if option.choices else option.type.__name__.upper().replace("STR", "TEXT"),
+            help=f"{option.help} (default: {default})".replace("%", "%%"),
+        )
+    return built
+
+
+def train_config(values: argparse.Namespace, **changes: Any) -> TrainConfig:
+    """The configuration that the parsed options describe; `changes` replace some of them."""
+    given = {name: getattr(values, name) for name in FIELDS if hasattr(values, name)}
+    return TrainConfig(**given | changes)

@@ -1,0 +1,214 @@
+"""The pictures of runs and studies. Matplotlib's objects only: no global state, no display, safe beside threads."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+from experiments.comparison import finished, varied
+from experiments.storage import TrialRow
+from seg.config import LOSSES
+from seg.training.result import EpochReport
+
+# Okabe and Ito's colours (2008), told apart with every common form of colour blindness.
+_BLUE, _VERMILION, _GREEN, _ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+_LOSS_COLOURS = dict(zip(LOSSES, (_BLUE, _VERMILION, _GREEN), strict=True))
+_INK, _PALE_INK, _LINE = "#22272E", "#616A75", "#E3E7EB"
+_FEWEST_FOR_IMPORTANCE = 4  # finished trials
+
+
+def learning_curves(history: Sequence[EpochReport], title: str = "") -> Figure:
+    """Losses and val_dice of one run over its epochs; the best epoch is marked."""
+    figure, (losses, dice) = _figure(2, width=9.6, title=title)
+    epochs = [report.epoch for report in history]
+    _line(losses, epochs, [report.train_loss for report in history], _BLUE, "train_loss")
+    _line(losses, epochs, [report.val_loss for report in history], _VERMILION, "val_loss")
+    losses.set(xlabel="epoch", title="loss")
+    _line(dice, epochs, [report.val_dice for report in history], _GREEN, "val_dice")
+    best = max(history, key=lambda report: report.val_dice, default=None)
+    if best is not None:
+        dice.plot(best.epoch, best.val_dice, "o", markersize=9, markerfacecolor="none", color=_INK)
+        dice.axhline(best.val_dice, color=_PALE_INK, linewidth=0.8, linestyle=":")
+        dice.set_title(f"val_dice: best {best.val_dice:.3f} in epoch {best.epoch}")
+    dice.set(xlabel="epoch", ylim=(0, 1))
+    for axes in (losses, dice):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    losses.legend(frameon=False, labelcolor=_INK, fontsize=10, loc="upper right")
+    return figure
+
+
+def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None = None, title: str = "") -> Figure:
+    """val_dice by width and loss: a point per finished trial, a bar at each arm's mean.
+
+    Args:
+        rows: of the study.
+        baselines: trivial scores to draw as dashed lines, by name.
+        title: of the figure.
+    """
+    figure, (axes,) = _figure(1, width=8.0, title=title)
+    done = finished(rows)
+    widths = sorted({row.config.filters for row in done if row.config})
+    losses = [loss for loss in LOSSES if any(row.config and row.config.loss == loss for row in done)]
+    for number, loss in enumerate(losses):
+        shift = (number - (len(losses) - 1) / 2) * 0.8 / max(len(losses), 1)
+        for place, width in enumerate(widths):
+            scores = [
+                row.val_dice
+                for row in done
+                if row.config and row.val_dice is not None and (row.config.loss, row.config.filters) == (loss, width)
+            ]
+            if scores:
+                _arm(axes, place + shift, scores, _LOSS_COLOURS[loss])
+        axes.plot([], [], "o", color=_LOSS_COLOURS[loss], label=loss)
+    for name, score in (baselines or {}).items():
+        axes.axhline(score, color=_PALE_INK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
+        axes.annotate(
+            f"{name.replace('_', ' ')} {score:.3f}",
+            (1, score),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color=_PALE_INK,
+        )
+    axes.set(xlabel="filters of the first level", ylabel="val_dice", xlim=(-0.6, max(len(widths), 1) - 0.4))
+    axes.set_xticks(range(len(widths)), [str(width) for width in widths])
+    axes.margins(y=0.12)  # room for the means above the points
+    axes.grid(visible=False, axis="x")
+    _legend(axes, title="loss")
+    return figure
+
+
+def optimisation_history(rows: Sequence[TrialRow], title: str = "") -> Figure:
+    """val_dice of each trial in order, and the best so far; pruned and failed trials are marked."""
+    figure, (axes,) = _figure(1, width=8.0, title=title)
+    done = finished(rows)
+    if done:
+        numbers = [row.number for row in done]
+        scores = [row.val_dice for row in done if row.val_dice is not None]
+        best = np.maximum.accumulate(scores)
+        axes.step([*numbers, max(row.number for row in rows)], [*best, best[-1]], where="post", color=_VERMILION)
+        axes.plot([], [], color=_VERMILION, label=f"best so far ({best[-1]:.3f})")
+        axes.plot(numbers, scores, "o", color=_BLUE, alpha=0.8, label="finished", zorder=3)
+    pruned = [(row.number, row.val_dice) for row in rows if row.state == "pruned" and row.val_dice is not None]
+    if pruned:
+        axes.plot(*zip(*pruned, strict=True), "o", color=_PALE_INK, markerfacecolor="white", label="pruned", zorder=3)
+    failed = [row.number for row in rows if row.state == "failed"]
+    if failed:
+        bottom = axes.get_xaxis_transform()
+        axes.plot(failed, [0.02] * len(failed), "x", color=_INK, transform=bottom, label="failed", clip_on=False)
+    axes.set(xlabel="trial", ylabel="val_dice")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _legend(axes)
+    return figure
+
+
+def parameter_importance(rows: Sequence[TrialRow], title: str = "") -> Figure | None:
+    """How much of val_dice's variance each option explains (fANOVA, Hutter et al., 2014).
+
+    None where there is nothing to tell: fewer than four finished trials, equal scores, or nothing that varies.
+    """
+    importances = _importances(rows)
+    if not importances:
+        return None
+    figure, (axes,) = _figure(1, width=8.0, title=title)
+    names, shares = list(importances)[::-1], list(importances.values())[::-1]
+    bars = axes.barh(names, shares, color=_BLUE, height=0.4)
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=5, color=_PALE_INK)
+    axes.set(xlabel="share of the variance of val_dice", xlim=(0, max(shares) * 1.15), ylim=(-0.6, len(names) - 0.4))
+    axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return data.getvalue()
+
+
+def _importances(rows: Sequence[TrialRow]) -> dict[str, float]:
+    """By option, the largest first. The trials are copied into a study in memory: a grid's is not Optuna's own."""
+    done = finished(rows)
+    names = varied(done)
+    if len(done) < _FEWEST_FOR_IMPORTANCE or not names or len({row.val_dice for row in done}) < 2:
+        return {}
+    values = {name: [getattr(row.config, name) for row in done] for name in names}
+    ranges = {name: _distribution(found) for name, found in values.items()}
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(direction="maximize")
+        for place, row in enumerate(done):
+            params = {name: values[name][place] for name in names}
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=row.val_dice))
+        return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _distribution(values: Sequence[Any]) -> BaseDistribution:
+    numbers = [value for value in values if isinstance(value, float)]
+    if len(numbers) == len(values):
+        return FloatDistribution(min(numbers), max(numbers), log=True)
+    return CategoricalDistribution(sorted(set(values), key=str))
+
+
+def _figure(columns: int, width: float, title: str) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, 4.2), dpi=150, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, x=0.015, ha="left", fontsize=13, fontweight="bold", color=_INK)
+    found = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_LINE)
+        axes.grid(color=_LINE, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(color=_LINE, labelcolor=_PALE_INK, labelsize=10)
+        axes.title.set(fontsize=11, color=_INK)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(fontsize=11, color=_PALE_INK)
+    return figure, found
+
+
+def _line(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str) -> None:
+    # One epoch is a point, and a line through one point is not seen.
+    axes.plot(x, y, color=colour, linewidth=2, marker="o", markersize=3.5, label=label)
+
+
+def _arm(axes: Axes, x: float, scores: Sequence[float], colour: str) -> None:
+    mean = float(np.mean(scores))
+    axes.plot([x] * len(scores), scores, "o", color=colour, alpha=0.45, markersize=7, markeredgewidth=0, zorder=3)
+    axes.plot([x - 0.11, x + 0.11], [mean, mean], color=colour, linewidth=3, solid_capstyle="round", zorder=4)
+    axes.annotate(
+        f"{mean:.3f}",
+        (x, max(scores)),
+        xytext=(0, 8),
+        textcoords="offset points",
+        ha="center",
+        fontsize=10,
+        color=_INK,
+    )
+
+
+def _legend(axes: Axes, title: str | None = None) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        # Beside the axes: inside, it covers points or a baseline sooner or later.
+        legend = axes.legend(
+            title=title, frameon=False, fontsize=10, title_fontsize=10, loc="upper left", bbox_to_anchor=(1.01, 1)
+        )
+        legend.set_alignment("left")
+        for text in (*legend.get_texts(), legend.get_title()):
+            text.set_color(_INK)

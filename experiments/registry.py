@@ -1,0 +1,284 @@
+"""`Registry`: the only module that talks to MLflow's model registry. Loads no model and imports no TensorFlow."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow.entities import LoggedModel, LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from experiments import tracking_uri
+from seg.errors import UserError
+from seg.inference import MODEL, SETTINGS
+
+CHAMPION = "champion"
+GATE = "dice_own_size"  # the score that decides between two models
+_REQUIREMENTS = ("mlflow", "tensorflow", "keras", "numpy", "opencv-python-headless")
+_PROJECT = Path(__file__).parent.parent
+# All that `experiments/pyfunc_model.py` needs of this project, and no training code.
+_CODE = ("seg/__init__.py", "seg/errors.py", "seg/inference.py", "seg/data/__init__.py", "seg/data/images.py")
+_SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A version of a registered model.
+
+    Attributes:
+        name, version: as the registry has them.
+        run_id: of the trial that trained it.
+        test_key: which test images and masks its scores are of; only equal keys compare.
+        dice: mean Dice per test image at the image's own size; None where a foreign version has none.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    test_key: str
+    dice: float | None
+
+    @property
+    def uri(self) -> str:
+        """What `mlflow.pyfunc.load_model` takes."""
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """What became of a model that was registered.
+
+    Attributes:
+        model: the new version, or the one that the run had already.
+        is_champion: whether the alias `champion` is on it now.
+        reason: one line for people that says why.
+    """
+
+    model: ModelInfo
+    is_champion: bool
+    reason: str
+
+
+class Registry:
+    """The registry of a tracking store.
+
+    Args:
+        uri: of a store that a `Tracker` has reached; None means the same default.
+    """
+
+    def __init__(self, uri: str | None) -> None:
+        tracking_uri.quieten_mlflow()
+        self.uri = tracking_uri.resolve(uri)
+        self._client = mlflow.MlflowClient(self.uri, self.uri)
+
+    def champion(self, name: str) -> ModelInfo | None:
+        """The version under the alias `champion`; None where there is none."""
+        try:
+            return _info(self._client.get_model_version_by_alias(name, CHAMPION))
+        except MlflowException as error:
+            # A missing model is the first code, a missing alias the second.
+            if error.error_code in _SETTLED_ERRORS:
+                return None
+            raise
+
+    def find(self, uri: str) -> ModelInfo:
+        """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
+
+        Raises:
+            UserError: if the registry has none.
+        """
+        name, at, alias = uri.removeprefix("models:/").partition("@")
+        try:
+            if at:
+                return _info(self._client.get_model_version_by_alias(name, alias))
+            name, _, number = name.partition("/")
+            return _info(self._client.get_model_version(name, number))
+        except MlflowException as error:
+            if error.error_code not in _SETTLED_ERRORS:
+                raise
+            raise UserError(
+                f"model must be in the registry {tracking_uri.displayed(self.uri)}, got '{uri}'; register one with "
+                "main, or set MLFLOW_TRACKING_URI to the store that has it."
+            ) from None
+
+    def download(self, model: ModelInfo, folder: Path) -> Path:
+        """Fetches a version's `model.keras` and `settings.json` into a folder, and returns theirs."""
+        fetched = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"{self._client.get_model_version_download_uri(model.name, model.version)}/artifacts/model",
+            dst_path=str(folder),
+            tracking_uri=self.uri,
+        )
+        return Path(fetched)
+
+    def register(
+        self,
+        run_id: str,
+        model_file: Path,
+        name: str,
+        *,
+        scores: Mapping[str, float],
+        threshold: float,
+        dataset_key: str,
+        test_key: str,
+        example: bytes,
+        champion_dice: float | None = None,
+    ) -> Registered:
+        """Makes a run's model a version of `name`, and the champion if it beats the champion on the same test data.
+
+        The same run again makes no second version: its tags are renewed and the alias is decided anew.
+
+        Args:
+            run_id: of the trial that trained the model.
+            model_file: the `.keras` file.
+            name: of the registered model; see `check_name`.
+            scores: on the test split, by name; `dice_own_size` decides.
+            threshold: tuned on validation; becomes the default of the model's parameter `threshold`.
+            dataset_key: key of the dataset that the model was trained on.
+            test_key: key of the split that the scores are of.
+            example: an encoded image, the model's input example.
+            champion_dice: the present champion's `dice_own_size` on this very test split, where the caller measured
+                it. Needed where its stored score is of other test data; without it, that champion stays.
+        """
+        check_name(name)
+        tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
+            "threshold": repr(threshold),
+            "dataset_key": dataset_key,
+            "test_key": test_key,
+            "run": run_id,
+        }
+        found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        if found:
+            number = str(found[0].version)
+            for tag, value in tags.items():
+                self._client.set_model_version_tag(name, number, tag, value)
+        else:
+            number = self._create_version(run_id, model_file, name, tags, threshold, example)
+        model = _info(self._client.get_model_version(name, number))
+        wins, reason = beats(model, self.champion(name), champion_dice)
+        if wins:
+            self._client.set_registered_model_alias(name, CHAMPION, number)
+        return Registered(model=model, is_champion=wins, reason=reason)
+
+    def _create_version(
+        self, run_id: str, model_file: Path, name: str, tags: dict[str, str], threshold: float, example: bytes
+    ) -> str:
+        logged = self._log_model(run_id, model_file, threshold, example)
+        try:
+            self._client.create_registered_model(name, description=_DESCRIPTION.replace("NAME", name))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # The registry's client, not `mlflow.register_model`, which works on process-wide addresses.
+        created = self._client.create_model_version(
+            name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=logged.model_id
+        )
+        return str(created.version)
+
+    def _log_model(self, run_id: str, model_file: Path, threshold: float, example: bytes) -> LoggedModel:
+        """Uploads the model. `mlflow.pyfunc.log_model` would load it, and TensorFlow with it, to try its example."""
+        run = self._client.get_run(run_id)
+        logged = self._client.create_logged_model(
+            run.info.experiment_id, name="model", source_run_id=run_id, params=run.data.params, model_type="pyfunc"
+        )
+        description = Model(
+            run_id=run_id,
+            model_id=logged.model_id,
+            model_uuid=logged.model_id,
+            artifact_path=logged.artifact_location,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            saved = Path(folder) / "saved"
+            _save(saved, Path(folder), description, model_file, threshold, example)
+            self._client.log_model_artifacts(logged.model_id, str(saved))
+        self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        return self._client.finalize_logged_model(logged.model_id, "READY")
+
+
+def check_name(name: str) -> None:
+    """Raises UserError unless MLflow can register and load a model of this name."""
+    if not name.strip() or any(sign in name for sign in "/:'\"%"):
+        raise UserError(f"model_name must be without / : % and quotes, and not empty, got '{name}'; use seg-unet.")
+
+
+def beats(model: ModelInfo, champion: ModelInfo | None, champion_dice: float | None = None) -> tuple[bool, str]:
+    """Whether a model takes the alias `champion`, and why.
+
+    Args:
+        model: the candidate, with the score of its test data.
+        champion: the one that has the alias now, if any.
+        champion_dice: the champion's score on the candidate's test data, where it was measured anew.
+    """
+    if champion is None:
+        return True, "the first champion"
+    if champion.version == model.version:
+        return True, "the champion already"
+    if champion_dice is None and champion.test_key == model.test_key:
+        champion_dice = champion.dice
+    if champion_dice is None or model.dice is None:
+        return False, f"version {champion.version} stays champion: it was not scored on this test data"
+    comparison = f"test Dice {model.dice:.4f} against {champion_dice:.4f} of version {champion.version}"
+    if model.dice > champion_dice:
+        return True, f"the new champion: {comparison}"
+    return False, f"version {champion.version} stays champion: {comparison}"
+
+
+def _info(version: ModelVersion) -> ModelInfo:
+    dice = version.tags.get(f"test_{GATE}")
+    return ModelInfo(
+        name=version.name,
+        version=str(version.version),
+        run_id=version.run_id or "",
+        test_key=version.tags.get("test_key", ""),
+        dice=None if dice is None else float(dice),
+    )
+
+
+def _save(folder: Path, scratch: Path, description: Model, model_file: Path, threshold: float, example: bytes) -> None:
+    """Writes the MLflow model: Keras file, settings, the few files of code, signature and requirements."""
+    for path in _CODE:
+        target = scratch / "code" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_PROJECT / path, target)
+    artifact = scratch / "model"
+    artifact.mkdir()
+    shutil.copyfile(model_file, artifact / MODEL)
+    (artifact / SETTINGS).write_text(json.dumps({"threshold": threshold}), encoding="utf-8")
+    mlflow.pyfunc.save_model(
+        path=str(folder),
+        mlflow_model=description,
+        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+        code_paths=[str(scratch / "code" / "seg")],
+        artifacts={"model": str(artifact)},
+        signature=ModelSignature(
+            inputs=Schema([ColSpec(DataType.binary, "image")]),
+            outputs=Schema(
+                [
+                    ColSpec(DataType.binary, "mask_png"),
+                    ColSpec(DataType.long, "height"),
+                    ColSpec(DataType.long, "width"),
+                ]
+            ),
+            params=ParamSchema([ParamSpec("threshold", DataType.double, threshold)]),
+        ),
+        input_example=pd.DataFrame({"image": [example]}),
+        pip_requirements=[f"{package}=={installed_version(package)}" for package in _REQUIREMENTS],
+    )
+
+
+_DESCRIPTION = """A binary segmentation model. Images of any size in, masks at their own size out:
+
+```python
+import cv2, mlflow, numpy
+model = mlflow.pyfunc.load_model("models:/NAME@champion")
+found = model.predict({"image": [open("image.jpg", "rb").read()]})
+mask = cv2.imdecode(numpy.frombuffer(found.mask_png[0], "uint8"), cv2.IMREAD_GRAYSCALE)
+```
+"""

@@ -1,0 +1,27 @@
+"""What the run of one training shows when it is over, be it a trial of a study or a run of its own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.plots import learning_curves
+from seg.training.result import EpochReport
+
+if TYPE_CHECKING:  # it imports MLflow, which a study does not need
+    from experiments.tracking import Tracker
+
+
+def publish_training(tracker: "Tracker", run_id: str, folder: Path, result: Mapping[str, Any]) -> None:
+    """Adds the best epoch, the learning curves and everything that the job left in its folder.
+
+    Args:
+        folder: of the job.
+        result: the fields of a TrainResult.
+    """
+    best = {"best_val_dice": result["val_dice"], "best_epoch": result["best_epoch"]}
+    tracker.log_metrics(run_id, best | {"model_parameters": result["parameters"]})
+    used = {"effective_batch_size": result["batch_size"], "replicas": result["replicas"]}
+    tracker.log_tags(run_id, used | {"stop_reason": result["stop_reason"]})
+    tracker.log_folder(run_id, folder)
+    history = [EpochReport(**report) for report in result["history"]]
+    tracker.log_figure(run_id, learning_curves(history), "learning_curves.png")

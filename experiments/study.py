@@ -1,0 +1,111 @@
+"""Train every arm of a comparison, or search with TPE; one process per trial, everything in MLflow.
+
+    python -m experiments.study --data FOLDER --study unet --loss bce,dice --filters 16,32
+
+The same command again goes on where the study stopped. Ctrl-C ends it in order; a trial that fails is recorded, and the
+others go on.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments import datasets, entry
+from experiments.driver import run_study
+from experiments.executors.base import Executor
+from experiments.executors.gpus import gpus_per_slot
+from experiments.executors.local import LocalExecutor
+from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
+from experiments.progress import Progress
+from experiments.search import SearchSpace, parse_filters, parse_losses
+from experiments.study_report import publish_study
+from experiments.study_result import StudyResult
+from experiments.tracking import Tracker
+from seg.data.manifest import Manifest
+from seg.errors import UserError
+
+TPE_TRIALS = 20
+LISTS: dict[str, Option] = {
+    "loss": replace(OPTIONS["loss"], default="bce,dice", choices=None, help="losses to compare, with commas"),
+    "filters": replace(
+        OPTIONS["filters"], type=str, default="16,32", help="widths of the U-Net's first level to compare, with commas"
+    ),
+}
+STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return parser("study", __doc__, [*datasets.OPTIONS, *STUDY_OPTIONS, *FIELDS], **LISTS)
+
+
+def search_space(values: argparse.Namespace) -> SearchSpace:
+    """What the options say to try.
+
+    Raises:
+        UserError: if an arm cannot be trained.
+    """
+    losses, filters = parse_losses(values.loss), parse_filters(values.filters)
+    base = train_config(values, loss=losses[0], filters=filters[0])
+    return SearchSpace(base=base, losses=losses, filters=filters, sampler=values.sampler)
+
+
+def local_executor(slots: int) -> LocalExecutor:
+    """This machine, with its GPUs dealt out to the slots.
+
+    Raises:
+        UserError: if there are no such slots.
+    """
+    if slots < 1:
+        raise UserError(f"slots must be at least 1, got {slots}.")
+    return LocalExecutor(slots, gpus=gpus_per_slot(slots, os.environ))
+
+
+def conduct(
+    values: argparse.Namespace,
+    space: SearchSpace,
+    manifest: Manifest,
+    tracker: Tracker,
+    executor: Executor,
+    adopt: str | None,
+) -> StudyResult:
+    """Runs the study that the options describe and adds its table and plots to its MLflow run, which stays open.
+
+    Raises:
+        UserError: if no trial ever finished.
+    """
+    result = run_study(
+        study=values.study,
+        space=space,
+        trials=values.trials or (len(space.arms()) if space.sampler == "grid" else TPE_TRIALS),
+        manifest=manifest,
+        workspace=Path(values.workspace),
+        storage=values.storage,
+        executor=executor,
+        tracker=tracker,
+        progress=Progress(),
+        adopt=adopt,
+    )
+    publish_study(result, tracker)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    values = build_parser().parse_args(arguments)
+    launch = entry.read_launch()
+    space = search_space(values)
+    tracker = Tracker(launch.tracking_uri, None)
+    manifest = datasets.prepare(values, space.base.image_size)
+    with local_executor(values.slots) as executor:
+        result = conduct(values, space, manifest, tracker, executor, launch.run_id)
+    if result.best is None:
+        tracker.end(result.run_id, "failed", "no trial finished")
+        raise UserError(f"study '{values.study}' has no finished trial; read the reasons above, then run it again.")
+    tracker.end(result.run_id, "finished")
+    print(f"best: trial {result.best.number}, val_dice {result.best.val_dice:.3f}, run {result.best.run_id}")
+    return 0
+
+
+if __name__ == "__main__":
+    entry.run(main)

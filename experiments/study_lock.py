@@ -1,0 +1,54 @@
+"""One driver per study: a lock that the operating system or the database gives back when its holder dies."""
+
+import fcntl
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy
+
+from seg.errors import UserError
+
+
+@contextmanager
+def study_lock(url: sqlalchemy.URL, study: str) -> Iterator[None]:
+    """Holds the study while the block runs.
+
+    Raises:
+        UserError: if another driver holds it.
+    """
+    if url.get_backend_name() == "sqlite":
+        with _file_lock(Path(f"{url.database}.{study}.lock"), study):
+            yield
+    else:
+        with _advisory_lock(url, study):
+            yield
+
+
+@contextmanager
+def _file_lock(path: Path, study: str) -> Iterator[None]:
+    # The file stays: removing it would let two drivers lock two files of the same name.
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken(study) from None
+        yield
+
+
+@contextmanager
+def _advisory_lock(url: sqlalchemy.URL, study: str) -> Iterator[None]:
+    key = int.from_bytes(hashlib.sha256(f"seg study {study}".encode()).digest()[:8], signed=True)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        if not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+            raise _taken(study)
+        yield
+
+
+def _taken(study: str) -> UserError:
+    return UserError(
+        f"a study must have one driver, and another process is running '{study}'; wait for it, or stop it, "
+        "or use another study name."
+    )

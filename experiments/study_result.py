@@ -1,0 +1,46 @@
+"""`StudyResult`: what a study knows once its trials are over."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.storage import TrialRow
+
+
+def trial_folder(workspace: Path, study: str, number: int) -> Path:
+    """Where a trial leaves its files."""
+    return workspace.absolute() / "studies" / study / f"trial_{number:04d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """The outcome of a study.
+
+    Attributes:
+        study: its name.
+        run_id: of its MLflow run, which is left open for what else belongs to it (plots, the final evaluation).
+        workspace: holds the trials' folders.
+        rows: every trial, by number, for the comparison table.
+        ran: trials that this command trained, failed ones included; 0 if the study was already complete.
+    """
+
+    study: str
+    run_id: str
+    workspace: Path
+    rows: tuple[TrialRow, ...]
+    ran: int
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The finished trial with the highest val_dice, the earliest of equals; None if none finished."""
+        finished = [row for row in self.rows if row.state == "finished" and row.val_dice is not None]
+        return max(finished, key=lambda row: (row.val_dice, -row.number), default=None)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by state: finished, pruned, failed."""
+        return dict(Counter(row.state for row in self.rows))
+
+    def folder(self, row: TrialRow) -> Path:
+        """The folder of a trial of this study."""
+        return trial_folder(self.workspace, self.study, row.number)

@@ -1,0 +1,104 @@
+"""Tasks without TensorFlow: what a job's process can do to an executor, chosen by the job's arguments.
+
+A `train` job carries either `behaviour` (the executor's tests) or `config` (the driver's tests), and then the
+`behaviour.json` beside its study's trials, if any, maps a trial's folder name to what that trial shall do.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.jobs import Job
+from seg.errors import UserError
+from seg.training.result import EpochReport, TrainResult
+
+
+def dice_of(config: dict[str, Any]) -> float:
+    """The made-up final val_dice of a configuration: wider is better, bce_dice > dice > bce, seeds differ a little."""
+    return (
+        0.5 + 0.1 * ["bce", "dice", "bce_dice"].index(config["loss"]) + config["filters"] / 1000 + config["seed"] / 1e4
+    )
+
+
+def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
+    print("library noise on stdout")
+    print("library noise on stderr", file=sys.stderr)
+    behaviour = job.arguments.get("behaviour") or _planned(Path(job.folder))
+    _misbehave(behaviour, Path(job.folder), job.arguments.get("garbage", "not a message"))
+    config = job.arguments.get("config", {"loss": "bce", "filters": 8, "seed": 0, "epochs": 3})
+    return _train(config, behaviour, Path(job.folder), report)
+
+
+def _planned(folder: Path) -> str:
+    plan = folder.parent / "behaviour.json"
+    return json.loads(plan.read_text()).get(folder.name, "") if plan.exists() else ""
+
+
+def _misbehave(behaviour: str, folder: Path, garbage: str) -> None:
+    match behaviour:
+        case "raise":
+            raise RuntimeError("the task went wrong\nsecond line")
+        case "user_error":
+            raise UserError("batch_size must be at least 1, got 0.")
+        case "memory_error":
+            raise MemoryError
+        case "sigkill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "exit":
+            raise SystemExit(7)
+        case "garbage":
+            os.write(_writing_pipe(), garbage.encode() + b"\n")
+            time.sleep(60)
+        case "hang":
+            (folder / "pid").write_text(str(os.getpid()))
+            time.sleep(60)
+        case "ignore_sigterm":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            (folder / "pid").write_text(str(os.getpid()))
+            time.sleep(60)
+        case "child":
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            (folder / "pid").write_text(str(child.pid))
+
+
+def _writing_pipe() -> int:
+    return int(sys.argv[3])
+
+
+def _train(
+    config: dict[str, Any], behaviour: str, folder: Path, report: Callable[[EpochReport], bool]
+) -> dict[str, Any]:
+    final, history, stop_reason = dice_of(config), [], "epochs"
+    for epoch in range(1, config["epochs"] + 1):
+        if behaviour == "slow":
+            time.sleep(0.3)
+        val_dice = float("nan") if behaviour == "nan" else final * epoch / config["epochs"]
+        history.append(
+            EpochReport(
+                epoch=epoch, train_loss=1.0, val_loss=1.0, val_dice=val_dice, images_per_second=10.0, seconds=0.1
+            )
+        )
+        if not report(history[-1]):
+            stop_reason = "pruned"
+            break
+    (folder / "model.keras").write_text("weights")
+    result = TrainResult(
+        stop_reason=stop_reason,
+        best_epoch=len(history),
+        val_dice=float("nan") if behaviour == "nan_at_end" else history[-1].val_dice,
+        parameters=1,
+        replicas=1,
+        batch_size=10,
+        model="model.keras",
+        history=tuple(history),
+    )
+    return asdict(result)

@@ -1,0 +1,94 @@
+"""A study of fake tasks in a folder: what the driver's tests share. As a program it is a driver that can be killed.
+
+python -m tests.study_setting FOLDER TRIALS SLOTS
+"""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from experiments.driver import run_study
+from experiments.executors.local import LocalExecutor
+from experiments.interrupts import EXIT_CODE, Interrupted
+from experiments.progress import Progress
+from experiments.search import SearchSpace
+from experiments.study_result import StudyResult
+from seg.config import TrainConfig
+from seg.data.manifest import Manifest
+from tests.recording_tracker import RecordingTracker
+
+
+def make_manifest(folder: Path, key: str = "a" * 64, name: str = "demo", split: str = "official") -> Manifest:
+    return Manifest(
+        folder=folder / "dataset",
+        key=key,
+        name=name,
+        image_size=64,
+        split=split,
+        settings={},
+        categories=[],
+        splits={},
+        left_out=[],
+    )
+
+
+def make_space(sampler: str = "grid", **fields: Any) -> SearchSpace:
+    base = TrainConfig(**{"image_size": 64, "depth": 3, "epochs": 2} | fields)
+    return SearchSpace(base=base, losses=("bce", "dice"), filters=(8, 16), sampler=sampler)
+
+
+class Setting:
+    """A folder with a storage, a workspace and a tracker's record."""
+
+    def __init__(self, folder: Path, study: str = "losses") -> None:
+        self.folder = folder
+        self.study = study
+        self.storage = f"sqlite:///{folder / 'optuna.db'}"
+        self.tracker = RecordingTracker(folder / "calls.jsonl")
+        self.output = io.StringIO()
+
+    def plan(self, behaviours: dict[int, str]) -> None:
+        """What trials shall do, by number."""
+        folder = self.folder / "studies" / self.study
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {f"trial_{number:04d}": behaviour for number, behaviour in behaviours.items()}
+        (folder / "behaviour.json").write_text(json.dumps(content))
+
+    def run(self, trials: int, *, space: SearchSpace | None = None, slots: int = 1, **changes: Any) -> StudyResult:
+        with LocalExecutor(slots, tasks="tests.fake_tasks") as executor:
+            return run_study(
+                study=self.study,
+                space=space or make_space(),
+                trials=trials,
+                **{"manifest": make_manifest(self.folder), "workspace": self.folder, "storage": self.storage} | changes,
+                executor=executor,
+                tracker=self.tracker,
+                progress=Progress(self.output),
+            )
+
+    def optuna_trials(self) -> list[optuna.trial.FrozenTrial]:
+        storage = optuna.storages.RDBStorage(self.storage)
+        trials = optuna.load_study(study_name=self.study, storage=storage).trials
+        storage.engine.dispose()
+        return trials
+
+    def optuna_states(self) -> list[str]:
+        return [trial.state.name for trial in self.optuna_trials()]
+
+
+def main(folder: str, trials: str, slots: str) -> int:
+    setting = Setting(Path(folder))
+    setting.output = sys.stderr
+    try:
+        setting.run(int(trials), slots=int(slots))
+    except Interrupted:
+        return EXIT_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,72 @@
+import csv
+import io
+
+from experiments.comparison import arms, as_csv, as_html, as_markdown, varied
+from experiments.storage import TrialRow
+from seg.config import TrainConfig
+
+
+def row(number, val_dice, state="finished", seconds=10.0, reason="", **options):
+    config = TrainConfig(**options)
+    return TrialRow(
+        number=number, state=state, config=config, val_dice=val_dice, run_id="run", reason=reason, seconds=seconds
+    )
+
+
+ROWS = [
+    row(0, 0.5, loss="bce", seed=0, seconds=10.0),
+    row(1, 0.75, loss="dice", seed=0, seconds=20.0),
+    row(2, 0.6, loss="bce", seed=1, seconds=30.0),
+    row(3, None, "failed", loss="dice", seed=1, reason='killed, "by" SIGKILL'),
+    row(4, None, "failed", loss="bce_dice"),
+]
+EMPTY = TrialRow(number=5, state="failed", config=None, val_dice=None, run_id=None, reason="", seconds=None)
+
+
+def test_only_what_differs_between_arms_varies():
+    assert varied(ROWS) == ["loss"]
+    assert varied([row(0, 0.5, filters=8, cache="file"), row(1, 0.5, filters=16, loss="dice")]) == ["filters", "loss"]
+    assert varied([EMPTY]) == varied([]) == []
+
+
+def test_arms_join_seeds_and_the_best_mean_comes_first():
+    dice, bce, bce_dice = arms([*ROWS, EMPTY])
+    assert (dice.values, dice.val_dice, dice.trials, dice.mean) == ({"loss": "dice"}, (0.75,), 2, 0.75)
+    assert (bce.values, bce.val_dice, bce.trials, bce.seconds) == ({"loss": "bce"}, (0.5, 0.6), 2, 20.0)
+    assert (bce_dice.mean, bce_dice.seconds, bce_dice.trials) == (None, None, 1)
+
+
+def test_a_pruned_trial_is_no_score_of_its_arm():
+    (arm,) = arms([row(0, 0.9, "pruned"), row(1, 0.5)])
+    assert arm.val_dice == (0.5,)
+
+
+def test_csv_holds_every_trial_and_can_be_read_back():
+    table = list(csv.DictReader(io.StringIO(as_csv([*ROWS, EMPTY]))))
+    assert [entry["trial"] for entry in table] == ["0", "1", "2", "3", "4", "5"]
+    assert (table[1]["val_dice"], table[1]["loss"], table[1]["seconds"]) == ("0.75", "dice", "20.0")
+    assert (table[3]["val_dice"], table[3]["reason"]) == ("", 'killed, "by" SIGKILL')
+    assert table[5]["loss"] == ""
+
+
+def test_markdown():
+    assert as_markdown(ROWS) == (
+        "| loss | val_dice | lowest | highest | finished | seconds per trial |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| dice | 0.750 | 0.750 | 0.750 | 1 of 2 | 20 |\n"
+        "| bce | 0.550 | 0.500 | 0.600 | 2 of 2 | 20 |\n"
+        "| bce_dice | – | – | – | 0 of 1 | – |\n"
+    )
+
+
+def test_floats_are_short():
+    assert "| 0.00123 |" in as_markdown([row(0, 0.5, learning_rate=0.00123456), row(1, 0.6, learning_rate=0.1)])
+
+
+def test_html_stands_alone_and_escapes():
+    page = as_html(ROWS, "a <b> study")
+    assert page.count("<tr") == 1 + 3
+    assert page.count('<tr class="best"><td>dice</td>') == 1
+    assert "a &lt;b&gt; study" in page
+    assert "<b>" not in page
+    assert "http" not in page

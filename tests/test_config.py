@@ -1,0 +1,64 @@
+"""`TrainConfig` accepts what can be trained and names the remedy for the rest."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seg.config import TrainConfig
+from seg.errors import UserError
+
+
+def test_defaults_are_the_seeds_setting() -> None:
+    config = TrainConfig()
+    assert (config.image_size, config.batch_size, config.filters, config.loss) == (256, 10, 64, "bce")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 100}, "image_size must be a multiple of 16 for depth 4, got 100; use 96 or 112"),
+        ({"image_size": 5}, "image_size must be a multiple of 16 for depth 4, got 5; use 16"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"filters": 0}, "filters must be at least 1, got 0"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"depth": 11}, "depth must be at most 10, got 11"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"patience": -1}, "patience must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"loss": "mse"}, "loss must be one of bce, dice, bce_dice, got 'mse'"),
+        ({"augmentation": "mixup"}, "augmentation must be one of none, flip, full, got 'mixup'"),
+        ({"cache": "ram"}, "cache must be one of memory, file, got 'ram'"),
+        ({"precision": "int8"}, "precision must be one of .*, got 'int8'"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a positive number, got nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a positive number, got inf"),
+    ],
+)
+def test_impossible_values_name_the_remedy(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainConfig(**change)
+
+
+def test_it_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().epochs = 3  # type: ignore[misc]
+
+
+@given(depth=st.integers(1, 6), image_size=st.integers(1, 600))
+def test_the_sizes_that_an_error_proposes_are_accepted(depth: int, image_size: int) -> None:
+    try:
+        TrainConfig(image_size=image_size, depth=depth)
+    except UserError as error:
+        proposed = str(error).rsplit("use ", 1)[1].rstrip(".").split(" or ")
+        for size in proposed:
+            assert TrainConfig(image_size=int(size), depth=depth).image_size == int(size)
+
+
+@given(seed=st.integers(0, 2**31), learning_rate=st.floats(1e-9, 10))
+def test_the_dictionary_makes_the_same_configuration(seed: int, learning_rate: float) -> None:
+    config = TrainConfig(seed=seed, learning_rate=learning_rate)
+    assert TrainConfig(**config.as_dict()) == config

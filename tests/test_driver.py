@@ -1,0 +1,280 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.driver import ABANDONED
+from seg.errors import UserError
+from tests.executor_contract import wait_for_pid, wait_until_dead
+from tests.study_setting import Setting, make_manifest, make_space
+
+
+@pytest.fixture
+def setting(tmp_path):
+    return Setting(tmp_path)
+
+
+def test_importing_the_driver_loads_neither_tensorflow_nor_mlflow():
+    modules = "sys, experiments.driver, experiments.executors.local"
+    code = f"import {modules}; print({{'tensorflow', 'mlflow'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_grid_trains_each_arm_once(setting):
+    result = setting.run(4, slots=2)
+    arms = [(row.config.loss, row.config.filters, row.config.seed) for row in result.rows]
+    assert arms == [("bce", 8, 0), ("bce", 16, 0), ("dice", 8, 0), ("dice", 16, 0)]
+    assert result.counts == {"finished": 4}
+    assert result.ran == 4
+    assert result.best.number == 3
+    assert result.best.val_dice == pytest.approx(0.616)  # dice 0.5 + 0.1, filters 16/1000
+    assert (result.folder(result.best) / "model.keras").exists()
+    assert result.best.run_id == "run-losses-3"
+    assert [trial.params for trial in setting.optuna_trials()][3] == {"loss": "dice", "filters": 16}
+
+
+def test_a_trial_is_recorded_from_start_to_end(setting):
+    setting.run(1)
+    calls = [entry for entry in setting.tracker.calls() if entry["run_id"] == "run-losses-0"]
+    assert [entry["call"] for entry in calls] == [
+        "start_trial",
+        "log_epoch",
+        "log_epoch",
+        "log_metrics",
+        "log_tags",
+        "log_folder",
+        "log_figure",
+        "end",
+    ]
+    assert calls[3]["metrics"] == {"best_val_dice": pytest.approx(0.508), "best_epoch": 2}
+    assert calls[5]["files"] == ["log.txt", "model.keras"]
+    assert setting.tracker.states() == {"run-losses": "running", "run-losses-0": "finished"}
+
+
+def test_more_trials_than_arms_repeat_the_arms_with_the_next_seed(setting):
+    result = setting.run(5)
+    assert [row.config.seed for row in result.rows] == [0, 0, 0, 0, 1]
+    assert (result.rows[4].config.loss, result.rows[4].config.filters) == ("bce", 8)
+
+
+def test_trials_is_a_total(setting):
+    setting.run(1)
+    result = setting.run(3)
+    assert result.ran == 2
+    assert setting.optuna_states() == ["COMPLETE"] * 3
+    assert "goes on: 1 of 3 trials are finished" in setting.output.getvalue()
+    assert [entry["run_id"] for entry in setting.tracker.calls("start_study")] == ["run-losses"] * 2
+
+
+def test_the_same_command_again_does_nothing_and_says_so(setting):
+    setting.run(1)
+    result = setting.run(1)
+    assert (result.ran, result.best.number) == (0, 0)
+    assert len(setting.tracker.calls("start_trial")) == 1
+    assert "has all its trials (1 of 1): nothing to train" in setting.output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("raise", "RuntimeError: the task went wrong"),
+        ("sigkill", "killed by SIGKILL (out of memory?)"),
+        ("memory_error", "MemoryError"),
+        ("nan", "val_dice was not a finite number in epoch 1"),
+        ("nan_at_end", "val_dice of the best epoch is nan"),
+        ("user_error", "UserError: batch_size must be at least 1, got 0."),
+    ],
+)
+def test_a_failed_trial_is_one_failed_run_and_the_study_goes_on(setting, behaviour, reason):
+    setting.plan({0: behaviour})
+    result = setting.run(2)
+    assert setting.optuna_states() == ["FAIL", "COMPLETE"]
+    assert result.rows[0].reason == reason
+    assert reason.removeprefix("UserError: ") in setting.output.getvalue()
+    ends = {entry["run_id"]: entry for entry in setting.tracker.calls("end")}
+    assert (ends["run-losses-0"]["state"], ends["run-losses-0"]["reason"]) == ("failed", reason)
+    assert bool(ends["run-losses-0"]["traceback"]) == (not behaviour.startswith("nan"))
+    assert ends["run-losses-1"]["state"] == "finished"
+    assert result.best.number == 1
+
+
+def test_a_failed_arm_is_tried_again_by_the_next_command(setting):
+    setting.plan({1: "sigkill"})
+    assert setting.run(4).counts == {"finished": 3, "failed": 1}
+    result = setting.run(4)
+    assert setting.optuna_states() == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert result.rows[4].config == result.rows[1].config
+
+
+def test_the_same_user_error_everywhere_ends_the_study(setting):
+    setting.plan(dict.fromkeys(range(4), "user_error"))
+    with pytest.raises(UserError, match=r"^batch_size must be at least 1, got 0\.$"):
+        setting.run(4)
+    assert setting.optuna_states() == ["FAIL", "FAIL"]
+    assert set(setting.tracker.states().values()) == {"failed"}
+
+
+def test_the_user_error_of_the_only_trial_is_shown(setting):
+    setting.plan({0: "user_error"})
+    with pytest.raises(UserError, match="batch_size must be at least 1"):
+        setting.run(1)
+
+
+def test_trials_must_be_positive(setting):
+    with pytest.raises(UserError, match="trials must be at least 1, got 0"):
+        setting.run(0)
+    assert setting.tracker.calls() == []
+
+
+def test_a_study_of_another_dataset_is_refused(setting):
+    setting.run(1)
+    other = make_manifest(setting.folder, key="b" * 64, name="kidneys")
+    with pytest.raises(UserError, match=r"belongs to another dataset, 'demo' \(aaaaaaaaaaaa\), and not to 'kidneys'"):
+        setting.run(1, manifest=other)
+
+
+def test_a_study_goes_on_only_with_its_own_settings(setting):
+    setting.run(1)
+    with pytest.raises(UserError, match=r"was started with epochs=2, got 3; .* use another study name"):
+        setting.run(1, space=make_space(epochs=3))
+    with pytest.raises(UserError, match="was started with sampler=grid, got tpe"):
+        setting.run(1, space=make_space("tpe"))
+
+
+def test_an_unexpected_error_of_the_driver_ends_the_study_run(setting, monkeypatch):
+    def break_down(*arguments):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(setting.tracker, "log_epoch", break_down)
+    with pytest.raises(ConnectionError, match="no route"):
+        setting.run(1)
+    assert setting.tracker.states()["run-losses"] == "failed"
+    monkeypatch.undo()
+    setting.run(1)
+    assert setting.optuna_states() == ["FAIL", "COMPLETE"]
+
+
+class TestTPE:
+    def test_never_trains_the_same_twice_and_prunes(self, setting):
+        result = setting.run(14, space=make_space("tpe", epochs=3), slots=2)
+        trained = [tuple(sorted(row.config.as_dict().items())) for row in result.rows if row.state != "failed"]
+        assert len(set(trained)) == len(trained) == 14
+        assert {row.config.seed for row in result.rows} == {0}
+        assert result.counts["pruned"] >= 1
+        states = setting.tracker.states()
+        for trial in setting.optuna_trials():
+            expected = {"COMPLETE": "finished", "PRUNED": "pruned"}[trial.state.name]
+            assert states[f"run-losses-{trial.number}"] == expected
+            assert math.isfinite(trial.value)
+            assert set(trial.params) == {"loss", "filters", "learning_rate", "depth", "augmentation"}
+
+    def test_goes_on_with_new_proposals(self, setting):
+        setting.run(2, space=make_space("tpe"))
+        result = setting.run(4, space=make_space("tpe"))
+        assert len({row.config.learning_rate for row in result.rows}) == 4
+        assert result.counts == {"finished": 4}
+
+    def test_a_repeated_proposal_is_not_trained(self, setting, monkeypatch):
+        proposals = iter([1e-3, 1e-3, 2e-3])
+        monkeypatch.setattr(
+            "experiments.storage.suggest",
+            lambda trial, space: type(space.base)(**space.base.as_dict() | {"learning_rate": next(proposals)}),
+        )
+        result = setting.run(2, space=make_space("tpe"))
+        assert [row.state for row in result.rows] == ["finished", "failed", "finished"]
+        assert result.rows[1].reason == "the same parameters as trial 0: not trained again"
+        assert len(setting.tracker.calls("start_trial")) == 2
+
+    def test_an_exhausted_space_ends_the_study(self, setting, monkeypatch):
+        monkeypatch.setattr("experiments.study_loop._MAX_REPEATS", 3)
+        monkeypatch.setattr("experiments.storage.suggest", lambda trial, space: space.base)
+        assert setting.run(3, space=make_space("tpe")).counts == {"finished": 1, "failed": 3}
+        assert "nothing new to try" in setting.output.getvalue()
+
+
+class Driver:
+    """A driver in a process of its own."""
+
+    def __init__(self, setting: Setting, trials: int, slots: int = 1) -> None:
+        command = [sys.executable, "-m", "tests.study_setting", str(setting.folder), str(trials), str(slots)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def end(self) -> tuple[int, str]:
+        _, errors = self.process.communicate(timeout=30)
+        return self.process.returncode, errors
+
+
+def worker_of(setting: Setting, number: int) -> int:
+    return wait_for_pid(Path(setting.folder) / "studies" / "losses" / f"trial_{number:04d}" / "pid")
+
+
+def test_a_killed_driver_leaves_nothing_running_and_the_study_goes_on(setting):
+    setting.plan({1: "hang", 2: "hang"})
+    driver = Driver(setting, trials=4, slots=2)
+    workers = [worker_of(setting, number) for number in (1, 2)]
+    driver.process.send_signal(signal.SIGKILL)
+    driver.end()
+    for worker in workers:
+        wait_until_dead(worker, seconds=5)
+    assert setting.optuna_states() == ["COMPLETE", "RUNNING", "RUNNING"]
+    result = setting.run(4)
+    assert setting.optuna_states() == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert result.rows[1].reason == ABANDONED
+    assert setting.tracker.states()["run-losses-1"] == "failed"
+    arms = {(row.config.loss, row.config.filters) for row in result.rows if row.state == "finished"}
+    assert len(arms) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_settles_everything(setting, number):
+    setting.plan({1: "hang", 2: "hang"})
+    driver = Driver(setting, trials=4, slots=2)
+    workers = [worker_of(setting, trial) for trial in (1, 2)]
+    driver.process.send_signal(number)
+    code, errors = driver.end()
+    assert code == 130
+    assert "run the same command again and study 'losses' goes on where it stopped" in errors
+    assert "Traceback" not in errors
+    for worker in workers:
+        wait_until_dead(worker, seconds=1)
+    assert setting.optuna_states() == ["COMPLETE", "FAIL", "FAIL"]
+    assert setting.optuna_trials()[1].user_attrs["reason"] == "interrupted"
+    assert setting.tracker.states() == {
+        "run-losses": "cancelled",
+        "run-losses-0": "finished",
+        "run-losses-1": "cancelled",
+        "run-losses-2": "cancelled",
+    }
+    setting.run(4)
+    assert setting.optuna_states().count("COMPLETE") == 4
+
+
+def test_a_second_interrupt_ends_at_once(setting):
+    setting.plan({0: "ignore_sigterm"})
+    driver = Driver(setting, trials=1)
+    worker = worker_of(setting, 0)
+    driver.process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert driver.process.poll() is None  # it waits for the worker, which ignores SIGTERM for five seconds
+    started = time.monotonic()
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.end()[0] == 130
+    assert time.monotonic() - started < 2
+    wait_until_dead(worker, seconds=5)
+
+
+def test_a_second_driver_of_the_same_study_is_refused(setting):
+    setting.plan({0: "hang"})
+    driver = Driver(setting, trials=1)
+    worker_of(setting, 0)
+    with pytest.raises(UserError, match="another process is running 'losses'"):
+        setting.run(1)
+    other = Setting(setting.folder, study="other")
+    assert other.run(1).counts == {"finished": 1}
+    os.kill(driver.process.pid, signal.SIGKILL)
+    driver.end()

@@ -1,0 +1,58 @@
+"""Entry points end as promised: one line for a mistake, exit codes that mean something."""
+
+import os
+from collections.abc import Sequence
+
+import pytest
+
+from experiments import entry
+from seg.errors import UserError
+
+
+def ended_with(main: entry.Main) -> object:
+    with pytest.raises(SystemExit) as ended:
+        entry.run(main)
+    return ended.value.code
+
+
+def test_code_of_main_is_the_exit_code() -> None:
+    assert ended_with(lambda arguments: 0) == 0
+    assert ended_with(lambda arguments: entry.FAILED) == 1
+
+
+def test_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: Sequence[str] | None) -> int:
+        raise UserError("batch_size must be at least 1, got 0.")
+
+    assert ended_with(main) == 2
+    assert capsys.readouterr().err == "error: batch_size must be at least 1, got 0.\n"
+
+
+def test_interruption_is_code_130() -> None:
+    def main(arguments: Sequence[str] | None) -> int:
+        raise KeyboardInterrupt
+
+    assert ended_with(main) == 130
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def main(arguments: Sequence[str] | None) -> int:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        entry.run(main)
+
+
+def test_launch_removes_what_children_would_misread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    assert entry.read_launch() == entry.Launch("sqlite:///elsewhere.db", "abc")
+    assert "MLFLOW_RUN_ID" not in os.environ
+    assert "MLFLOW_EXPERIMENT_ID" not in os.environ
+
+
+def test_launch_without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    assert entry.read_launch() == entry.Launch(None, None)

@@ -1,0 +1,59 @@
+"""Imports point one way, and heavy libraries stay in their rooms."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted([*ROOT.glob("seg/**/*.py"), *ROOT.glob("experiments/**/*.py")])
+
+# Who may import a library at all; every other module of the project may not.
+ONLY = {
+    "mlflow": {"experiments/tracking.py", "experiments/registry.py", "experiments/pyfunc_model.py"},
+    "optuna": {"experiments/storage.py", "experiments/search.py", "experiments/driver.py", "experiments/plots.py"},
+    "pycocotools": {"seg/data/masks.py"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports anywhere, by their full names."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imports(path: Path, package: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for name in imported(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    if path.is_relative_to(ROOT / "seg"):
+        for upward in ("experiments", "mlflow", "optuna", "ray", "argparse"):
+            assert not imports(path, upward), f"{path} imports {upward}"
+
+
+@pytest.mark.parametrize("library", ONLY)
+def test_one_room_talks_to_each_library(library: str) -> None:
+    users = {str(path.relative_to(ROOT)) for path in MODULES if imports(path, library)}
+    assert users
+    assert users <= ONLY[library]
+
+
+@pytest.mark.parametrize("verb", ["main", "convert", "train", "study", "evaluate", "predict"])
+def test_entry_points_start_without_heavy_libraries(verb: str) -> None:
+    # `--help` must answer at once, and the driver must never hold a GPU.
+    script = (
+        f"import sys, experiments.{verb}\n"
+        "print([name for name in ('tensorflow', 'keras', 'torch') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,143 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.plots import as_png, dice_by_arm, learning_curves, optimisation_history, parameter_importance
+from experiments.storage import TrialRow
+from seg.config import TrainConfig
+from seg.training.result import EpochReport
+
+
+def row(number, val_dice=0.5, state="finished", **options):
+    return TrialRow(
+        number=number,
+        state=state,
+        config=TrainConfig(**options),
+        val_dice=val_dice,
+        run_id="run",
+        reason="",
+        seconds=10.0,
+    )
+
+
+def history(*scores):
+    return [
+        EpochReport(epoch=epoch, train_loss=0.5, val_loss=0.6, val_dice=score, images_per_second=80.0, seconds=1.0)
+        for epoch, score in enumerate(scores, start=1)
+    ]
+
+
+def texts(figure):
+    return {text.get_text() for axes in figure.axes for text in axes.texts}
+
+
+def is_drawn(figure):
+    picture = cv2.imdecode(np.frombuffer(as_png(figure), np.uint8), cv2.IMREAD_COLOR)
+    return picture is not None and picture.std() > 1
+
+
+def test_learning_curves_mark_the_best_epoch():
+    figure = learning_curves(history(0.2, 0.75, 0.7), "trial 3")
+    losses, dice = figure.axes
+    assert dice.get_title() == "val_dice: best 0.750 in epoch 2"
+    assert [line.get_label() for line in losses.lines] == ["train_loss", "val_loss"]
+    assert dice.lines[0].get_xdata().tolist() == [1, 2, 3]
+    assert is_drawn(figure)
+
+
+@pytest.mark.parametrize("scores", [(), (0.5,), (0.0, 0.0)])
+def test_learning_curves_of_short_runs(scores):
+    assert is_drawn(learning_curves(history(*scores)))
+
+
+def test_dice_by_arm_shows_every_point_and_each_mean():
+    rows = [row(0, 0.5, filters=8), row(1, 0.7, filters=8, seed=1), row(2, 0.8, filters=16, loss="dice")]
+    figure = dice_by_arm([*rows, row(3, None, "failed")], {"best_constant": 0.31})
+    (axes,) = figure.axes
+    assert texts(figure) == {"0.600", "0.800", "best constant 0.310"}  # 0.600 = (0.5 + 0.7) / 2
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["8", "16"]
+    points = [value for line in axes.lines if line.get_marker() == "o" for value in line.get_ydata()]
+    assert sorted(points) == [0.5, 0.7, 0.8]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["bce", "dice"]
+    assert is_drawn(figure)
+
+
+def test_optimisation_history_keeps_the_best_so_far():
+    rows = [
+        row(0, 0.5),
+        row(1, 0.4),
+        row(2, None, "failed"),
+        row(3, 0.3, "pruned"),
+        row(4, 0.6),
+        row(5, None, "failed"),
+    ]
+    figure = optimisation_history(rows)
+    (axes,) = figure.axes
+    best = axes.lines[0]
+    assert best.get_ydata().tolist() == [0.5, 0.5, 0.6, 0.6]
+    assert best.get_xdata().tolist() == [0, 1, 4, 5]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["best so far (0.600)", "finished", "pruned", "failed"]
+    assert is_drawn(figure)
+
+
+@pytest.mark.parametrize("plot", [dice_by_arm, optimisation_history])
+@pytest.mark.parametrize("rows", [[], [row(0, None, "failed")], [row(0, 0.5)]], ids=["none", "failed", "one"])
+def test_studies_with_little_to_show(plot, rows):
+    assert as_png(plot(rows)).startswith(b"\x89PNG")
+
+
+def test_importance_finds_the_option_that_decides():
+    rows = [
+        row(number, 0.8 if loss == "dice" else 0.4, loss=loss, filters=filters)
+        for number, (loss, filters) in enumerate([("bce", 8), ("bce", 16), ("dice", 8), ("dice", 16)] * 2)
+    ]
+    figure = parameter_importance(rows)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()][-1] == "loss", "the largest on top"
+    assert axes.patches[-1].get_width() > 0.9
+    assert is_drawn(figure)
+
+
+def test_importance_of_a_learning_rate():
+    rows = [row(number, 0.1 * number, learning_rate=10.0**-number) for number in range(1, 7)]
+    assert is_drawn(parameter_importance(rows))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [row(number, 0.1 * number, filters=8 + number) for number in range(3)],
+        [row(number, 0.1 * number, seed=number) for number in range(9)],
+        [row(number, 0.5, filters=8 + number % 2) for number in range(9)],
+        [row(number, None, "failed", filters=8 + number) for number in range(9)],
+    ],
+    ids=["none", "too few", "one arm", "equal scores", "all failed"],
+)
+def test_no_importance_where_there_is_nothing_to_tell(rows):
+    assert parameter_importance(rows) is None
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["finished", "pruned", "failed", "running", "waiting"]),
+            st.floats(0, 1),
+            st.sampled_from(["bce", "dice", "bce_dice"]),
+            st.sampled_from([8, 16, 64]),
+        ),
+        max_size=8,
+    )
+)
+def test_any_study_can_be_plotted(trials):
+    rows = [
+        row(number, None if state in ("failed", "running", "waiting") else score, state, loss=loss, filters=filters)
+        for number, (state, score, loss, filters) in enumerate(trials)
+    ]
+    for plot in (dice_by_arm, optimisation_history, parameter_importance):
+        figure = plot(rows)
+        assert figure is None or as_png(figure).startswith(b"\x89PNG")

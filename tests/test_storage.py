@@ -1,0 +1,170 @@
+import subprocess
+import sys
+
+import optuna
+import pytest
+import sqlalchemy
+
+from experiments.storage import StudyIdentity, open_study
+from seg.errors import UserError
+from tests.study_setting import make_space
+
+
+def make_identity(study: str = "losses", **changes) -> StudyIdentity:
+    fields = {"dataset_key": "a" * 64, "dataset_name": "demo", "split": "official", "space": make_space()}
+    return StudyIdentity(study=study, **fields | changes)
+
+
+def url_in(folder) -> str:
+    return f"sqlite:///{folder / 'optuna.db'}"
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(UserError) as caught, open_study(url, make_identity()):
+        pass
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_new_study_has_its_identity_and_tables(tmp_path):
+    with open_study(url_in(tmp_path), make_identity()) as store:
+        assert store.trials() == []
+        assert store.parent_run() is None
+        store.set_parent_run("run")
+    with open_study(url_in(tmp_path), make_identity()) as store:
+        assert store.parent_run() == "run"
+
+
+def test_settled_trials_come_back_as_rows(tmp_path):
+    arms = make_space().arms()
+    with open_study(url_in(tmp_path), make_identity()) as store:
+        for arm in arms[:3]:
+            store.ask(arm)
+        store.set_run(0, "run-0")
+        assert store.report(0, 1, 0.25)
+        store.complete(0, 0.5)
+        store.report(1, 1, 0.125)
+        store.prune(1)
+        store.fail(2, "killed")
+        store.ask(arms[3])
+    with open_study(url_in(tmp_path), make_identity()) as store:
+        rows = store.trials()
+        assert [row.state for row in rows] == ["finished", "pruned", "failed", "running"]
+        assert [row.val_dice for row in rows] == [0.5, 0.125, None, None]
+        assert [row.config for row in rows] == arms
+        assert (rows[0].run_id, rows[2].reason, rows[3].seconds) == ("run-0", "killed", None)
+        assert rows[0].seconds >= 0
+        store.fail(3, "abandoned")
+        assert store.trials()[3].state == "failed"
+
+
+def test_same_as_sees_finished_pruned_and_running_trials_only(tmp_path):
+    arm = make_space().arms()[0]
+    with open_study(url_in(tmp_path), make_identity()) as store:
+        store.fail(store.ask(arm).number, "killed")
+        first = store.ask(arm)
+        assert store.same_as(first) is None
+        assert store.same_as(store.ask(arm)) == 1
+
+
+@pytest.mark.parametrize("study", ["", "../up", "a/b", ".hidden", "x" * 101, "name\n"])
+def test_study_names_are_folder_names(study):
+    with pytest.raises(UserError, match="study must be made of letters, digits"):
+        make_identity(study)
+
+
+def test_another_dataset(tmp_path):
+    with open_study(url_in(tmp_path), make_identity()):
+        pass
+    with (
+        pytest.raises(UserError, match=r"study 'losses' belongs to another dataset, 'demo'"),
+        open_study(url_in(tmp_path), make_identity(dataset_key="b" * 64, dataset_name="kidneys")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "grouped"}, "was started with split=official, got grouped"),
+        ({"space": make_space("tpe")}, "was started with sampler=grid, got tpe"),
+        ({"space": make_space(batch_size=4)}, "was started with batch_size=10, got 4"),
+    ],
+)
+def test_other_settings(tmp_path, change, message):
+    with open_study(url_in(tmp_path), make_identity()):
+        pass
+    with pytest.raises(UserError, match=message), open_study(url_in(tmp_path), make_identity(**change)):
+        pass
+
+
+def test_devices_may_change(tmp_path):
+    for devices in ("auto", "cpu:2"):
+        with open_study(url_in(tmp_path), make_identity(space=make_space(devices=devices))):
+            pass
+
+
+def test_a_strangers_study_is_left_alone(tmp_path):
+    storage = optuna.storages.RDBStorage(url_in(tmp_path))
+    optuna.create_study(storage=storage, study_name="losses", direction="maximize").ask()
+    storage.engine.dispose()
+    assert "was not made by this program; use another study name" in refusal(url_in(tmp_path))
+
+
+def test_a_study_has_one_driver_and_is_free_after_it(tmp_path):
+    with open_study(url_in(tmp_path), make_identity()):
+        assert "another process is running 'losses'" in refusal(url_in(tmp_path))
+        with open_study(url_in(tmp_path), make_identity("other")):
+            pass
+    with open_study(url_in(tmp_path), make_identity()):
+        pass
+
+
+@pytest.mark.parametrize(
+    "url", ["", "optuna.db", "mysql://root:secret@host/db", "redis://:secret@host", "postgresql://u:secret@host:port/x"]
+)
+def test_what_is_no_storage(url):
+    message = refusal(url)
+    assert message == "storage must be a URL like sqlite:///optuna.db or postgresql://user@host/database."
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_storage_must_last(url):
+    assert "storage must name a file" in refusal(url)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    message = refusal(f"sqlite:///{tmp_path}/missing/optuna.db")
+    assert "does not answer" in message
+    assert "No such file or directory" in message
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / "optuna.db").write_bytes(b"something else entirely, and long enough" * 100)
+    assert "file is not a database" in refusal(url_in(tmp_path))
+
+
+POSTGRESQL = """
+import sys
+from tests.test_storage import refusal
+sys.modules["psycopg"] = sys.modules["psycopg2"] = None
+print(refusal("postgresql://seg:geheim@127.0.0.1:1/seg?sslpassword=leise"))
+"""
+
+
+def test_postgresql_without_its_driver_names_it_and_shows_no_password():
+    run = subprocess.run([sys.executable, "-c", POSTGRESQL], capture_output=True, text=True, check=True)
+    assert run.stdout == (
+        "storage postgresql://seg:***@127.0.0.1:1/seg needs a database driver; pip install 'psycopg[binary]'.\n"
+    )
+
+
+@pytest.mark.parametrize("password", ["geheim", "p@ss/w%rd"])
+def test_a_password_in_the_databases_own_message_is_hidden(monkeypatch, password):
+    def refuse(url, study):
+        raise sqlalchemy.exc.OperationalError("", {}, Exception(f"bad password {password}\nsecond line"))
+
+    monkeypatch.setattr("experiments.storage.study_lock", refuse)
+    url = sqlalchemy.URL.create("postgresql", "seg", password, "127.0.0.1", 1, "seg")
+    message = refusal(url.render_as_string(hide_password=False))
+    assert message == "storage postgresql://seg:***@127.0.0.1:1/seg does not answer (bad password ***)."
