@@ -254,6 +254,19 @@ def test_an_interrupt_settles_everything(setting, number):
     assert setting.optuna_states().count("COMPLETE") == 4
 
 
+def test_ctrl_c_under_mlflow_run_settles_everything(setting):
+    # MLflow's own process hears Ctrl-C too, and sends SIGTERM at once.
+    setting.plan({0: "ignore_sigterm"})
+    driver = Driver(setting, trials=1)
+    worker_of(setting, 0)
+    driver.process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    driver.process.send_signal(signal.SIGTERM)
+    assert driver.end()[0] == 130
+    assert setting.optuna_states() == ["FAIL"]
+    assert setting.tracker.states() == {"run-losses": "cancelled", "run-losses-0": "cancelled"}
+
+
 def test_a_second_interrupt_ends_at_once(setting):
     setting.plan({0: "ignore_sigterm"})
     driver = Driver(setting, trials=1)
