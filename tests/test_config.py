@@ -29,6 +29,7 @@ def test_defaults_are_the_seeds_setting() -> None:
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"patience": -1}, "patience must be at least 0, got -1"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": 2**32}, "seed must be below 4294967296, got 4294967296"),
         ({"loss": "mse"}, "loss must be one of bce, dice, bce_dice, got 'mse'"),
         ({"augmentation": "mixup"}, "augmentation must be one of none, flip, full, got 'mixup'"),
         ({"cache": "ram"}, "cache must be one of memory, file, got 'ram'"),
