@@ -57,7 +57,8 @@ def finish(
         JobFailed: if the evaluation fails.
     """
     best = result.winner()
-    assert best.config is not None and best.run_id is not None  # a finished trial has both
+    assert best.config is not None
+    assert best.run_id is not None
     model = result.folder(best) / "model.keras"
     if not model.is_file():
         raise UserError(f"{model} must be there to be registered, and is gone; use another study name.")

@@ -31,7 +31,7 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        # Ctrl-C under `mlflow run` arrives twice: from the terminal, and at once as SIGTERM from MLflow, which then waits.
+        # Ctrl-C under `mlflow run` arrives twice: from the terminal, and as SIGTERM from MLflow, which then waits.
         if self.requested and number == signal.SIGINT:
             os._exit(EXIT_CODE)  # the jobs' processes notice; the next command settles what is left
         self.requested = True

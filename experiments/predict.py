@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-from seg.data.images import decode_image
 from tqdm import tqdm
 
 from experiments import entry
@@ -21,6 +20,7 @@ from experiments.models import fetch_model
 from experiments.options import parser
 from experiments.tracking import Tracker
 from seg import overlay
+from seg.data.images import decode_image
 from seg.errors import UserError
 from seg.inference import Predictor
 from seg.start import start_tensorflow
