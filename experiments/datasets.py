@@ -1,12 +1,15 @@
 """From the `data` option to a converted dataset: generates the demo, converts what is stale, says what it did."""
 
 import argparse
+import os
+import shutil
 import sys
 from pathlib import Path
 
 from seg.data.convert import convert
 from seg.data.demo import write_demo
 from seg.data.manifest import Manifest
+from seg.errors import UserError
 
 DEMO = "demo"
 OPTIONS = ("data", "categories", "on_bad", "workspace")
@@ -16,16 +19,16 @@ def prepare(values: argparse.Namespace, image_size: int) -> Manifest:
     """The converted dataset that the options name, converted now unless it is up to date.
 
     Raises:
-        UserError: if `data` is no COCO export, or holds what `on_bad=fail` refuses.
+        UserError: if `data` is no COCO export, or holds what `on_bad=fail` refuses, or `workspace` cannot be written.
     """
     workspace = Path(values.workspace)
     data = Path(values.data)
     if values.data == DEMO:
         data = workspace / DEMO
-        if not data.exists():
-            partial = workspace / f".{DEMO}.partial"
-            write_demo(partial)
-            partial.rename(data)
+        try:
+            _generate(data)
+        except OSError as error:
+            raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error
     return convert(
         data,
         workspace,
@@ -34,3 +37,18 @@ def prepare(values: argparse.Namespace, image_size: int) -> Manifest:
         on_bad=values.on_bad,
         announce=lambda line: print(line, file=sys.stderr),
     )
+
+
+def _generate(folder: Path) -> None:
+    """Writes the demo, unless it is there: beside its place first, in a folder that no other process uses."""
+    if folder.exists():
+        return
+    partial = folder.with_name(f".{folder.name}.partial.{os.getpid()}")
+    try:
+        write_demo(partial)
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

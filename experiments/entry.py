@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 it failed (a trial, the machine, a bug); 2 a mistake in wh
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ def read_launch() -> Launch:
 
 def run(main: Main) -> NoReturn:
     """Runs an entry point's `main` with the command line's arguments and exits with its code."""
+    # As Ctrl-C: by default SIGTERM would end the process with its MLflow run left RUNNING.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = main(None)
     except UserError as error:

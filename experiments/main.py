@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from experiments import datasets, entry, presets
 from experiments.finish import Finished, finish
 from experiments.options import FIELDS, parser
+from experiments.registry import check_name
 from experiments.study import LISTS, STUDY_OPTIONS, conduct, local_executor, search_space
+from experiments.study_report import publish_study
 from experiments.tracking import Tracker
 
 OVERRIDES = {
@@ -34,11 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = presets.apply(build_parser().parse_args(arguments))
     launch = entry.read_launch()
     space = search_space(values)
+    check_name(values.model_name)
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
     with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
+            publish_study(result, tracker)
             finished = finish(result, space, manifest, tracker, executor, values)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")

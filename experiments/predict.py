@@ -6,6 +6,7 @@ A file that is no image costs that file: the others are predicted, the broken on
 """
 
 import argparse
+import glob
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -45,8 +46,7 @@ def find_images(images: str) -> list[Path]:
     if given.is_dir():
         found = [path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES]
     else:
-        anchor = Path(given.anchor) if given.is_absolute() else Path()
-        found = [path for path in anchor.glob(str(given.relative_to(given.anchor))) if path.is_file()]
+        found = [Path(name) for name in glob.glob(images, recursive=True) if Path(name).is_file()]
     if not found:
         raise UserError(
             f"images names no image file, got '{images}'; give a file, a folder, or a pattern like 'scans/*.png'."

@@ -124,7 +124,7 @@ class StudyLoop:
     def _start(self, number: int, config: TrainConfig) -> None:
         run_id = self._tracker.start_trial(self._parent_run, self._study, number, config, self._manifest)
         self._store.set_run(number, run_id)
-        folder = trial_folder(self._workspace, self._study, number)
+        folder = trial_folder(self._workspace, self._study, number, run_id)
         job = Job(
             name=f"trial {number}",
             task="train",

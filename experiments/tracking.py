@@ -265,11 +265,17 @@ class Tracker:
             self._client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
 
     def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
+        return str(self._client.create_run(experiment_id, tags=_origin_tags() | tags, run_name=name).info.run_id)
 
     def _existing(self, run_id: str) -> Run:
         try:
-            return self._client.get_run(run_id)
+            run = self._client.get_run(run_id)
+            if run.info.lifecycle_stage == "active":
+                return run
+            raise UserError(
+                f"MLflow run {run_id} must not be deleted; restore it (mlflow runs restore --run-id {run_id}), "
+                "or choose another."
+            )
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -293,11 +299,16 @@ def _common_tags(manifest: Manifest) -> dict[str, str]:
     tags = {"dataset_key": manifest.key, "split": manifest.split}
     if commit := git_commit():
         tags["git_commit"] = commit
-    return tags | {
-        MLFLOW_USER: getpass.getuser(),
-        MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name,
-        MLFLOW_SOURCE_TYPE: "LOCAL",
-    }
+    return tags
+
+
+def _origin_tags() -> dict[str, str]:
+    """Who started a run with what. An adopted run keeps what `mlflow run` noted."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        user = f"uid {os.getuid()}"
+    return {MLFLOW_USER: user, MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name, MLFLOW_SOURCE_TYPE: "LOCAL"}
 
 
 @functools.cache

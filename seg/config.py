@@ -50,7 +50,7 @@ class TrainConfig:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if self.seed >= 2**32:
-            raise UserError(f"seed must be below 2**32, which NumPy takes, got {self.seed}.")
+            raise UserError(f"seed must be below 4294967296, got {self.seed}.")  # NumPy takes no larger one
         for name, known in (
             ("loss", LOSSES),
             ("augmentation", AUGMENTATIONS),

@@ -29,7 +29,7 @@ def test_defaults_are_the_seeds_setting() -> None:
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"patience": -1}, "patience must be at least 0, got -1"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"seed": 2**32}, "seed must be below .*, got 4294967296"),
+        ({"seed": 2**32}, "seed must be below 4294967296, got 4294967296"),
         ({"loss": "mse"}, "loss must be one of bce, dice, bce_dice, got 'mse'"),
         ({"augmentation": "mixup"}, "augmentation must be one of none, flip, full, got 'mixup'"),
         ({"cache": "ram"}, "cache must be one of memory, file, got 'ram'"),
@@ -59,7 +59,7 @@ def test_the_sizes_that_an_error_proposes_are_accepted(depth: int, image_size: i
             assert TrainConfig(image_size=int(size), depth=depth).image_size == int(size)
 
 
-@given(seed=st.integers(0, 2**32 - 1), learning_rate=st.floats(1e-9, 10))
+@given(seed=st.integers(0, 2**31), learning_rate=st.floats(1e-9, 10))
 def test_the_dictionary_makes_the_same_configuration(seed: int, learning_rate: float) -> None:
     config = TrainConfig(seed=seed, learning_rate=learning_rate)
     assert TrainConfig(**config.as_dict()) == config

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -161,6 +162,29 @@ def test_the_run_of_mlflow_run_is_adopted(tracker, manifest, client):
     assert run.info.run_name == "widths"
     assert run.data.params == {"learning_rate": "1e-3", "trials": "4"}
     assert client.get_run(start_trial(tracker, outer, manifest)).info.experiment_id == "0"
+
+
+def test_an_adopted_run_keeps_what_mlflow_run_noted_of_its_origin(tracker, manifest, client):
+    noted = {"mlflow.source.type": "PROJECT", "mlflow.source.name": "git@host:project", "mlflow.user": "ada"}
+    outer = client.create_run("0", tags=noted).info.run_id
+    tracker.start_study("widths", {}, manifest, adopt=outer)
+    tags = client.get_run(outer).data.tags
+    assert {name: tags[name] for name in noted} == noted
+
+
+def test_a_user_without_a_name_can_start_a_run(tracker, manifest, client, monkeypatch):
+    def refuse():
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", refuse)
+    run = client.get_run(tracker.start_study("widths", {}, manifest))
+    assert run.data.tags["mlflow.user"] == f"uid {os.getuid()}"
+
+
+def test_a_deleted_run_cannot_go_on(tracker, study, manifest, client):
+    client.delete_run(study)
+    with pytest.raises(UserError, match=rf"MLflow run {study} must not be deleted; restore it"):
+        tracker.start_study("widths", {}, manifest, run_id=study)
 
 
 def test_the_run_of_mlflow_run_is_filed_under_a_study_that_goes_on(tracker, study, manifest, client):

@@ -1,0 +1,89 @@
+"""What follows a study: its own run is ended whatever happens, and no score is ever another study's."""
+
+import importlib
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from experiments.finish import score_metrics
+from experiments.main import main
+from experiments.storage import TrialRow
+from experiments.study_result import StudyResult
+from experiments.tracking import Tracker
+from seg.config import TrainConfig
+from seg.errors import UserError
+from tests.study_setting import make_manifest
+
+
+def make_result(workspace: Path, trial_run: str = "0123456789", study_run: str = "parent") -> StudyResult:
+    row = TrialRow(
+        number=3, state="finished", config=TrainConfig(), val_dice=0.5, run_id=trial_run, reason="", seconds=1.0
+    )
+    return StudyResult(study="unet", run_id=study_run, workspace=workspace, rows=(row,), ran=1)
+
+
+def test_metrics_have_the_names_of_the_protocol() -> None:
+    interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    evaluation = {
+        "threshold": 0.45,
+        "scores": {"dice": interval, "dice_own_size": interval},
+        "baselines": {"all_background": 0.1},
+    }
+    assert score_metrics(evaluation, "test") == {
+        "test_threshold": 0.45,
+        "test_dice": 0.5,
+        "test_dice_low": 0.4,
+        "test_dice_high": 0.6,
+        "test_dice_own_size": 0.5,
+        "test_dice_own_size_low": 0.4,
+        "test_dice_own_size_high": 0.6,
+        "test_baseline_all_background": 0.1,
+    }
+    # val_dice is the score during training, at threshold 0.5.
+    validation = score_metrics(evaluation, "val")
+    assert "val_dice" not in validation
+    assert (validation["val_dice_tuned"], validation["val_dice_tuned_high"]) == (0.5, 0.6)
+
+
+def test_a_trial_of_the_same_number_in_another_storage_has_another_folder(tmp_path: Path) -> None:
+    one, other = make_result(tmp_path, "0123456789"), make_result(tmp_path, "fedcba9876")
+    assert one.folder(one.winner()) == tmp_path / "studies" / "unet" / "trial_0003_01234567"
+    assert other.folder(other.winner()) == tmp_path / "studies" / "unet" / "trial_0003_fedcba98"
+
+
+def test_a_study_without_a_finished_trial_has_no_winner(tmp_path: Path) -> None:
+    result = StudyResult(study="unet", run_id="parent", workspace=tmp_path, rows=(), ran=0)
+    with pytest.raises(UserError, match="study 'unet' has no finished trial"):
+        result.winner()
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "a:b"])
+def test_a_name_that_cannot_be_registered_is_refused_before_anything_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.main.Tracker", None)  # calling it would be a TypeError
+    with pytest.raises(UserError, match="model_name must be without"):
+        main([f"--model_name={name}"])
+
+
+@pytest.mark.parametrize("verb", ["main", "study"])
+def test_the_studys_run_fails_with_its_report(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*arguments: Any) -> None:
+        raise RuntimeError("no room for a plot")
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    manifest = make_manifest(tmp_path)
+    run_id = Tracker(uri, None).start_study("unet", {}, manifest)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    module = f"experiments.{verb}"
+    monkeypatch.setattr("experiments.datasets.prepare", lambda values, image_size: manifest)
+    monkeypatch.setattr(f"{module}.local_executor", lambda slots: nullcontext())
+    monkeypatch.setattr(f"{module}.conduct", lambda *arguments: make_result(tmp_path, study_run=run_id))
+    monkeypatch.setattr(f"{module}.publish_study", break_down)
+    with pytest.raises(RuntimeError, match="no room for a plot"):
+        importlib.import_module(module).main([])
+    run = mlflow.MlflowClient(uri).get_run(run_id)
+    assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "RuntimeError: no room for a plot")
