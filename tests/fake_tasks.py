@@ -1,7 +1,7 @@
 """Tasks without TensorFlow: what a job's process can do to an executor, chosen by the job's arguments.
 
 A `train` job carries either `behaviour` (the executor's tests) or `config` (the driver's tests), and then the
-`behaviour.json` beside its study's trials, if any, maps a trial's folder name, up to its run, to what that trial shall do.
+`behaviour.json` beside its study's trials, if any, maps a trial's folder name, up to its run, to what it shall do.
 """
 
 import json
