@@ -265,7 +265,7 @@ class Tracker:
             self._client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
 
     def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(experiment_id, tags=_origin_tags() | tags, run_name=name).info.run_id)
+        return str(self._client.create_run(experiment_id, tags={**_origin_tags(), **tags}, run_name=name).info.run_id)
 
     def _existing(self, run_id: str) -> Run:
         try:
