@@ -256,7 +256,7 @@ class Tracker:
         return str(self._client.create_experiment(self._experiment, artifact_location=location))
 
     def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(experiment_id, tags=_origin_tags() | tags, run_name=name).info.run_id)
+        return str(self._client.create_run(experiment_id, tags=_origin_tags() | dict(tags), run_name=name).info.run_id)
 
     def _existing(self, run_id: str) -> Run:
         try:
