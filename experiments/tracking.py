@@ -102,7 +102,7 @@ class Tracker:
         Raises:
             UserError: if the store has no such run.
         """
-        tags = _common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: _study_note(study, manifest)}
+        tags = _common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: _study_note(study, parameters, manifest)}
         known = self._create_or_adopt(study, tags, run_id or adopt)
         if run_id and adopt and run_id != adopt:
             self.log_tags(adopt, {MLFLOW_PARENT_RUN_ID: run_id, "continues": study})
@@ -325,10 +325,13 @@ def _dataset_input(manifest: Manifest) -> DatasetInput:
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 
 
-def _study_note(study: str, manifest: Manifest) -> str:
+def _study_note(study: str, parameters: Mapping[str, Any], manifest: Manifest) -> str:
+    # The settings as they are in effect: among the parameters, `mlflow run` may have noted `image_size=preset`.
+    settings = ", ".join(f"{name} {_as_text(value)}" for name, value in parameters.items())
     counts = "\n".join(f"| {name} | {split.examples} | {split.empty} |" for name, split in manifest.splits.items())
     return (
         f"### Study `{study}`\n\nDataset **{manifest.name}** (`{manifest.key}`), split *{manifest.split}*, "
         f"{manifest.image_size}×{manifest.image_size} pixels.\n\n"
+        f"Settings: {settings}.\n\n"
         f"| split | images | without foreground |\n|---|---|---|\n{counts}\n"
     )

@@ -73,6 +73,7 @@ def test_study_run(study, client, store):
     tags = run.data.tags
     assert (tags["study"], tags["dataset_key"], tags["split"]) == ("widths", "0123456789abcdef", "official")
     assert "| train | 30 | 2 |" in tags["mlflow.note.content"]
+    assert "Settings: trials 4, loss bce,dice, learning_rate 0.001." in tags["mlflow.note.content"]
     assert client.get_experiment(run.info.experiment_id).name == "segmentation"
     assert run.info.artifact_uri.startswith((store / "mlruns" / "segmentation").as_uri())
 
