@@ -268,11 +268,12 @@ class Tracker:
                 "or choose another."
             )
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            # The second: what cannot be an id at all, such as a path.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise UserError(
-                f"MLflow run {run_id} must be in {tracking_uri.displayed(self.uri)}, got none; "
-                "set MLFLOW_TRACKING_URI to the store that has it, or choose another study."
+                f"MLflow run '{run_id}' must be in {tracking_uri.displayed(self.uri)}, got none; "
+                "set MLFLOW_TRACKING_URI to the store that has it, or choose another."
             ) from None
 
     def _log_params(self, run_id: str, parameters: Mapping[str, Any]) -> None:

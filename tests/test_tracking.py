@@ -239,9 +239,10 @@ def test_broken_sensors_hurt_nobody(tracker, study, manifest, client, monkeypatc
     assert "no sensor" in caplog.text
 
 
-def test_a_run_that_the_store_does_not_have(tracker, manifest):
-    with pytest.raises(UserError, match=r"MLflow run 00 must be in sqlite:.*, got none"):
-        tracker.start_study("widths", {}, manifest, run_id="00")
+@pytest.mark.parametrize("run_id", ["00", "runs/abc/model.keras"])
+def test_a_run_that_the_store_does_not_have(tracker, manifest, run_id):
+    with pytest.raises(UserError, match=rf"MLflow run '{run_id}' must be in sqlite:.*, got none"):
+        tracker.start_study("widths", {}, manifest, run_id=run_id)
 
 
 def test_a_deleted_experiment(tracker, client):
