@@ -113,7 +113,8 @@ def _register(
     test_key = manifest.splits[SPLIT].key
     champion = registry.champion(values.model_name)
     champion_dice = None
-    if champion is not None and champion.test_key != test_key:
+    # A champion without our score is none of ours: it cannot be scored here, and it keeps its alias.
+    if champion is not None and champion.dice is not None and champion.test_key != test_key:
         champion_dice = _score_champion(champion, registry, executor, model.parent.with_name("champion"), values)
     image = manifest.records(SPLIT)[0, ..., 2::-1]  # OpenCV writes BGR
     return registry.register(

@@ -55,11 +55,17 @@ def find_images(images: str) -> list[Path]:
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """One PNG name per file: its stem; where stems repeat, with as much of the path before it as tells them apart."""
-    stems = [path.stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return [f"{stem}.png" for stem in stems]
-    return ["_".join(path.resolve().parts[1:]).replace(" ", "_") + ".png" for path in paths]
+    """One PNG name per file: its stem, and a number behind it where another file has that name already."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{path.stem}_{number}"
+        taken.add(name.casefold())
+        names.append(f"{name}.png")
+    return names
 
 
 def predict_files(predictor: Predictor, paths: Sequence[Path], output: Path, threshold: float | None) -> list[str]:

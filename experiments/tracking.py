@@ -104,7 +104,7 @@ class Tracker:
         Raises:
             UserError: if the store has no such run.
         """
-        tags = _common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: _study_note(study, manifest)}
+        tags = _common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: _study_note(study, parameters, manifest)}
         known = self._create_or_adopt(study, tags, run_id or adopt)
         if run_id and adopt and run_id != adopt:
             self.log_tags(adopt, {MLFLOW_PARENT_RUN_ID: run_id, "continues": study})
@@ -265,7 +265,7 @@ class Tracker:
             self._client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
 
     def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(experiment_id, tags={**_origin_tags(), **tags}, run_name=name).info.run_id)
+        return str(self._client.create_run(experiment_id, tags=_origin_tags() | dict(tags), run_name=name).info.run_id)
 
     def _existing(self, run_id: str) -> Run:
         try:
@@ -277,11 +277,12 @@ class Tracker:
                 "or choose another."
             )
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            # The second: what cannot be an id at all, such as a path.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise UserError(
-                f"MLflow run {run_id} must be in {tracking_uri.displayed(self.uri)}, got none; "
-                "set MLFLOW_TRACKING_URI to the store that has it, or choose another study."
+                f"MLflow run '{run_id}' must be in {tracking_uri.displayed(self.uri)}, got none; "
+                "set MLFLOW_TRACKING_URI to the store that has it, or choose another."
             ) from None
 
     def _log_params(self, run_id: str, parameters: Mapping[str, Any]) -> None:
@@ -334,10 +335,13 @@ def _dataset_input(manifest: Manifest) -> DatasetInput:
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 
 
-def _study_note(study: str, manifest: Manifest) -> str:
+def _study_note(study: str, parameters: Mapping[str, Any], manifest: Manifest) -> str:
+    # The settings as they are in effect: among the parameters, `mlflow run` may have noted `image_size=preset`.
+    settings = ", ".join(f"{name} {_as_text(value)}" for name, value in parameters.items())
     counts = "\n".join(f"| {name} | {split.examples} | {split.empty} |" for name, split in manifest.splits.items())
     return (
         f"### Study `{study}`\n\nDataset **{manifest.name}** (`{manifest.key}`), split *{manifest.split}*, "
         f"{manifest.image_size}×{manifest.image_size} pixels.\n\n"
+        f"Settings: {settings}.\n\n"
         f"| split | images | without foreground |\n|---|---|---|\n{counts}\n"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.driver import ABANDONED
+from experiments.executors.local import LocalExecutor
 from experiments.study_result import trial_folder
 from seg.errors import UserError
 from tests.executor_contract import wait_for_pid, wait_until_dead
@@ -154,10 +155,31 @@ def test_an_unexpected_error_of_the_driver_ends_the_study_run(setting, monkeypat
     monkeypatch.setattr(setting.tracker, "log_epoch", break_down)
     with pytest.raises(ConnectionError, match="no route"):
         setting.run(1)
-    assert setting.tracker.states()["run-losses"] == "failed"
+    assert setting.tracker.states() == {"run-losses": "failed", "run-losses-0": "failed"}
+    assert setting.optuna_trials()[0].user_attrs["reason"] == "the driver failed: ConnectionError: no route"
     monkeypatch.undo()
     setting.run(1)
     assert setting.optuna_states() == ["FAIL", "COMPLETE"]
+
+
+def test_a_trial_whose_files_cannot_be_published_is_settled(setting, monkeypatch):
+    def break_down(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(setting.tracker, "log_folder", break_down)
+    with pytest.raises(OSError, match="no space left"):
+        setting.run(1)
+    assert setting.tracker.states() == {"run-losses": "failed", "run-losses-0": "failed"}
+    assert setting.optuna_states() == ["FAIL"]
+
+
+def test_training_goes_on_before_the_epoch_is_recorded(setting, monkeypatch):
+    order = []
+    answer, log_epoch = LocalExecutor.answer, setting.tracker.log_epoch
+    monkeypatch.setattr(LocalExecutor, "answer", lambda *given: order.append("answer") or answer(*given))
+    monkeypatch.setattr(setting.tracker, "log_epoch", lambda *given: order.append("log") or log_epoch(*given))
+    setting.run(1)
+    assert order == ["answer", "log"] * 2
 
 
 class TestTPE:

@@ -1,5 +1,6 @@
 """What follows a study: its own run is ended whatever happens, and no score is ever another study's."""
 
+import argparse
 import importlib
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,14 +9,17 @@ from typing import Any
 import mlflow
 import pytest
 
+from experiments import finish
 from experiments.finish import score_metrics
 from experiments.main import main
+from experiments.registry import ModelInfo, Registered, beats
 from experiments.storage import TrialRow
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
 from seg.config import TrainConfig
 from seg.errors import UserError
 from tests.study_setting import make_manifest
+from tests.tiny import write_tiny
 
 
 def make_result(workspace: Path, trial_run: str = "0123456789", study_run: str = "parent") -> StudyResult:
@@ -87,3 +91,33 @@ def test_the_studys_run_fails_with_its_report(verb: str, tmp_path: Path, monkeyp
         importlib.import_module(module).main([])
     run = mlflow.MlflowClient(uri).get_run(run_id)
     assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "RuntimeError: no room for a plot")
+
+
+def test_a_foreign_champion_is_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = ModelInfo(name="seg-unet", version="1", run_id="", test_key="", dice=None)
+    mine = ModelInfo(name="seg-unet", version="2", run_id="0123456789", test_key="test", dice=0.5)
+    calls: list[dict[str, Any]] = []
+
+    class FakeRegistry:
+        def __init__(self, uri: str) -> None: ...
+
+        def champion(self, name: str) -> ModelInfo:
+            return foreign
+
+        def register(self, *arguments: Any, **details: Any) -> Registered:
+            calls.append(details)
+            wins, reason = beats(mine, foreign, details["champion_dice"])
+            return Registered(model=mine, is_champion=wins, reason=reason)
+
+    monkeypatch.setattr(finish, "Registry", FakeRegistry)
+    monkeypatch.setattr(finish, "_score_champion", None)  # calling it would be a TypeError
+    manifest = write_tiny(tmp_path / "tiny")
+    (best,) = make_result(tmp_path).rows
+    evaluation = {"threshold": 0.5, "scores": {"dice_own_size": {"mean": 0.5}}}
+    values = argparse.Namespace(model_name="seg-unet")
+    tracker: Any = argparse.Namespace(uri="sqlite:///mlflow.db")
+    executor: Any = None
+    registered = finish._register(best, tmp_path, evaluation, manifest, tracker, executor, values)
+    assert calls[0]["champion_dice"] is None
+    assert not registered.is_champion
+    assert "version 1 stays champion" in registered.reason

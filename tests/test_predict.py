@@ -44,4 +44,5 @@ def test_nothing_found_is_a_mistake(scans: Path, images: str, monkeypatch: pytes
 
 def test_equal_stems_get_different_names(scans: Path) -> None:
     assert output_names([Path("a.png"), Path("b.png")]) == ["a.png", "b.png"]
-    assert len(set(output_names([Path("a.png"), Path("a.jpg"), Path("x/a.png")]))) == 3
+    paths = [Path("a.png"), Path("a.jpg"), Path("x/A.png"), Path("a_2.png")]
+    assert output_names(paths) == ["a.png", "a_2.png", "A_3.png", "a_2_2.png"]

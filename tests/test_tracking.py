@@ -73,6 +73,7 @@ def test_study_run(study, client, store):
     tags = run.data.tags
     assert (tags["study"], tags["dataset_key"], tags["split"]) == ("widths", "0123456789abcdef", "official")
     assert "| train | 30 | 2 |" in tags["mlflow.note.content"]
+    assert "Settings: trials 4, loss bce,dice, learning_rate 0.001." in tags["mlflow.note.content"]
     assert client.get_experiment(run.info.experiment_id).name == "segmentation"
     assert run.info.artifact_uri.startswith((store / "mlruns" / "segmentation").as_uri())
 
@@ -238,9 +239,10 @@ def test_broken_sensors_hurt_nobody(tracker, study, manifest, client, monkeypatc
     assert "no sensor" in caplog.text
 
 
-def test_a_run_that_the_store_does_not_have(tracker, manifest):
-    with pytest.raises(UserError, match=r"MLflow run 00 must be in sqlite:.*, got none"):
-        tracker.start_study("widths", {}, manifest, run_id="00")
+@pytest.mark.parametrize("run_id", ["00", "runs/abc/model.keras"])
+def test_a_run_that_the_store_does_not_have(tracker, manifest, run_id):
+    with pytest.raises(UserError, match=rf"MLflow run '{run_id}' must be in sqlite:.*, got none"):
+        tracker.start_study("widths", {}, manifest, run_id=run_id)
 
 
 def test_a_deleted_experiment(tracker, client):
