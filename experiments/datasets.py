@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from seg.config import TrainConfig
 from seg.data.convert import convert
 from seg.data.demo import write_demo
 from seg.data.manifest import Manifest
@@ -52,3 +53,17 @@ def _generate(folder: Path) -> None:
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_batch(manifest: Manifest, config: TrainConfig) -> None:
+    """Before a run starts that could only fail.
+
+    Raises:
+        UserError: if the training split does not fill one batch.
+    """
+    examples = manifest.splits["train"].examples
+    if examples < config.batch_size:
+        raise UserError(
+            f"batch_size must be at most the number of training images, {examples}, got {config.batch_size}; "
+            f"use batch_size {max(1, examples)}."
+        )

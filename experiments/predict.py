@@ -32,8 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser("predict", __doc__, ["images", "model", "output", "threshold"])
 
 
-def find_images(images: str) -> list[Path]:
+def find_images(images: str, output: Path) -> list[Path]:
     """The image files that `images` names: one file, those of a folder, or those that match a pattern; sorted.
+
+    What an earlier call left in `output` is not among them.
 
     Raises:
         UserError: if there are none.
@@ -47,6 +49,7 @@ def find_images(images: str) -> list[Path]:
         found = [path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES]
     else:
         found = [Path(name) for name in glob.glob(images, recursive=True) if Path(name).is_file()]
+    found = [path for path in found if not path.resolve().is_relative_to(output.resolve())]
     if not found:
         raise UserError(
             f"images names no image file, got '{images}'; give a file, a folder, or a pattern like 'scans/*.png'."
@@ -97,8 +100,8 @@ def _write_png(path: Path, image: cv2.typing.MatLike) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
-    paths = find_images(values.images)
     output = Path(values.output)
+    paths = find_images(values.images, output)
     with tempfile.TemporaryDirectory() as scratch:
         model = fetch_model(values.model, Tracker(launch.tracking_uri, None), Path(scratch))
         start_tensorflow()

@@ -71,6 +71,7 @@ def conduct(
     adopt: str | None,
 ) -> StudyResult:
     """Runs the study that the options describe; its MLflow run stays open. Raises what `run_study` raises."""
+    datasets.check_batch(manifest, space.base)
     return run_study(
         study=values.study,
         space=space,
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
     with tracker.ending(result.run_id):
-        publish_study(result, tracker)
+        publish_study(result, manifest, tracker)
         best = result.winner()
     print(f"best: trial {best.number}, val_dice {best.val_dice:.3f}, run {best.run_id}")
     return 0

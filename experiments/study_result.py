@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.one_job import JobFailed
 from experiments.storage import TrialRow
-from seg.errors import UserError
 
 
 def trial_folder(workspace: Path, study: str, number: int, run_id: str) -> Path:
@@ -42,10 +42,10 @@ class StudyResult:
         """The best trial.
 
         Raises:
-            UserError: if no trial finished.
+            JobFailed: if no trial finished.
         """
         if self.best is None:
-            raise UserError(f"study '{self.study}' has no finished trial; read the reasons above, then run it again.")
+            raise JobFailed(f"study '{self.study}' has no finished trial; read the reasons above, then run it again.")
         return self.best
 
     @property

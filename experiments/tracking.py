@@ -154,9 +154,10 @@ class Tracker:
         """Sets tags; a tag that is there already is replaced."""
         self._client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
-    def log_note(self, run_id: str, markdown: str) -> None:
-        """Sets the run's description, which MLflow's page shows above everything else."""
-        self.log_tags(run_id, {MLFLOW_RUN_NOTE: markdown})
+    def extend_note(self, run_id: str, markdown: str) -> None:
+        """Adds to the description that the run got when it started or went on; MLflow's page shows it."""
+        before = self._existing(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+        self.log_tags(run_id, {MLFLOW_RUN_NOTE: f"{before}\n{markdown}"})
 
     def log_folder(self, run_id: str, folder: Path, path: str = "") -> None:
         """Uploads a folder's files, with its subfolders, below `path` of the run's artifacts."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,8 @@ class TrainConfig:
         ):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'.")
+        if not re.fullmatch(r"auto|cpu:[1-9]\d{0,2}", self.devices):
+            raise UserError(f"devices must be auto or cpu:N with N from 1 to 999, got '{self.devices}'.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UserError(f"learning_rate must be a positive number, got {self.learning_rate}.")
         if self.depth > 10:

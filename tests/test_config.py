@@ -33,6 +33,7 @@ def test_defaults_are_the_seeds_setting() -> None:
         ({"loss": "mse"}, "loss must be one of bce, dice, bce_dice, got 'mse'"),
         ({"augmentation": "mixup"}, "augmentation must be one of none, flip, full, got 'mixup'"),
         ({"cache": "ram"}, "cache must be one of memory, file, got 'ram'"),
+        ({"devices": "gpu"}, "devices must be auto or cpu:N with N from 1 to 999, got 'gpu'"),
         ({"precision": "int8"}, "precision must be one of .*, got 'int8'"),
         ({"learning_rate": 0.0}, "learning_rate must be a positive number, got 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a positive number, got nan"),

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from experiments import datasets
+from seg.config import TrainConfig
 from seg.errors import UserError
+from tests.tiny import write_tiny
 
 
 def values(workspace: Path) -> argparse.Namespace:
@@ -27,3 +29,10 @@ def test_the_demo_of_a_faster_process_is_taken(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(datasets, "convert", lambda data, *rest, **options: data)
     assert datasets.prepare(values(tmp_path), 32) == tmp_path / "demo"  # type: ignore[comparison-overlap]
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_a_batch_that_the_training_split_does_not_fill(tmp_path: Path) -> None:
+    manifest = write_tiny(tmp_path / "tiny", train=5)
+    datasets.check_batch(manifest, TrainConfig(batch_size=5))
+    with pytest.raises(UserError, match="number of training images, 5, got 6; use batch_size 5"):
+        datasets.check_batch(manifest, TrainConfig(batch_size=6))

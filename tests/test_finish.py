@@ -12,6 +12,7 @@ import pytest
 from experiments import finish
 from experiments.finish import score_metrics
 from experiments.main import main
+from experiments.one_job import JobFailed
 from experiments.registry import ModelInfo, Registered, beats
 from experiments.storage import TrialRow
 from experiments.study_result import StudyResult
@@ -60,7 +61,7 @@ def test_a_trial_of_the_same_number_in_another_storage_has_another_folder(tmp_pa
 
 def test_a_study_without_a_finished_trial_has_no_winner(tmp_path: Path) -> None:
     result = StudyResult(study="unet", run_id="parent", workspace=tmp_path, rows=(), ran=0)
-    with pytest.raises(UserError, match="study 'unet' has no finished trial"):
+    with pytest.raises(JobFailed, match="study 'unet' has no finished trial"):
         result.winner()
 
 

@@ -203,11 +203,13 @@ def test_files_and_texts_become_artifacts(tracker, study, client, tmp_path):
     assert paths == {"panels/best_0.png", "tables/comparison.csv"}
 
 
-def test_tags_and_the_note_are_replaced(tracker, study, client):
+def test_tags_are_replaced_and_the_note_grows(tracker, study, client):
     tracker.log_tags(study, {"best_trial": 3})
-    tracker.log_note(study, "the answer")
+    tracker.extend_note(study, "the answer")
     assert client.get_run(study).data.tags["best_trial"] == "3"
-    assert client.get_run(study).data.tags["mlflow.note.content"] == "the answer"
+    note = client.get_run(study).data.tags["mlflow.note.content"]
+    assert note.startswith("### Study `widths`")
+    assert note.endswith("\nthe answer")
 
 
 def test_the_active_run_plays_no_part(tracker, manifest, client, monkeypatch):

@@ -147,3 +147,9 @@ def test_quieten_leaves_what_the_user_has_set(monkeypatch):
     # setdefault put them there past monkeypatch
     for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_a_store_in_memory(uri):
+    with pytest.raises(UserError, match="tracking_uri must name a file"):
+        probe(uri)
