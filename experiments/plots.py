@@ -73,9 +73,10 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
             f"{name.replace('_', ' ')} {score:.3f}",
             (1, score),
             xycoords=("axes fraction", "data"),
-            xytext=(-4, 3),
+            xytext=(6, 0),  # beside the axes, where no arm's number is
             textcoords="offset points",
-            ha="right",
+            ha="left",
+            va="center",
             fontsize=9,
             color=_PALE_INK,
         )
@@ -83,7 +84,9 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
     axes.set_xticks(range(len(widths)), [str(width) for width in widths])
     axes.margins(y=0.12)  # room for the means above the points
     axes.grid(visible=False, axis="x")
-    _legend(axes, title="loss")
+    if losses:
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(losses)}
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=10, **place)
     return figure
 
 
