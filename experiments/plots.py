@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from typing import Any
 
 import numpy as np
 import optuna
@@ -85,8 +86,8 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
     axes.margins(y=0.12)  # room for the means above the points
     axes.grid(visible=False, axis="x")
     if losses:
-        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(losses)}
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=10, **place)
+        above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(losses)}
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=10, **above)
     return figure
 
 
