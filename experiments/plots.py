@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from typing import Any
 
 import numpy as np
 import optuna
