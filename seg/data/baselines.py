@@ -83,7 +83,7 @@ def _nearest_dice(manifest: Manifest, split: str) -> float:
             predicted = (train[nearest, ..., 3] == 1) & (mask != IGNORE)
             foreground = mask == 1
             size = np.count_nonzero(predicted) + np.count_nonzero(foreground)
-            total += float(_dice(np.float32(np.count_nonzero(predicted & foreground)), np.float32(size)))
+            total += float(_dice(np.array(np.count_nonzero(predicted & foreground)), np.array(size)))
     return total / manifest.splits[split].examples
 
 

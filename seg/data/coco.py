@@ -186,7 +186,7 @@ class _Reader:
                 self.add(broken)
                 continue
             name = entry.get("file_name")
-            about = {"image_id": identity, "file_name": name if isinstance(name, str) else None}
+            about: dict[str, Any] = {"image_id": identity, "file_name": name if isinstance(name, str) else None}
             try:
                 if counts[identity] > 1:
                     raise BrokenRule(

@@ -51,9 +51,10 @@ class HashCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._known: dict[str, list[int | str]] = json.loads(path.read_text(encoding="utf-8"))
+            known = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            self._known = {}
+            known = None
+        self._known: dict[str, list[int | str]] = known if isinstance(known, dict) else {}
         self._changed = False
 
     def hashes(self, files: Iterable[tuple[Path, os.stat_result]]) -> list[str | BrokenRule]:

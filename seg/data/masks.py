@@ -4,7 +4,7 @@ A mask is binary: the union of the annotations of the used categories. Crowd reg
 objects; by default they are ignored (no loss, no score there). A region that is both crowd and object is foreground.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from pycocotools import mask as pycoco
@@ -17,8 +17,8 @@ from seg.errors import UserError
 CROWDS = ("ignore", "foreground")
 
 
-def used_categories(categories: Sequence[Category], wanted: str) -> set[int]:
-    """The ids of the categories whose annotations are foreground.
+def used_categories(categories: Iterable[Category], wanted: str) -> set[str]:
+    """The names of the categories whose annotations are foreground.
 
     Args:
         categories: of the export.
@@ -27,16 +27,13 @@ def used_categories(categories: Sequence[Category], wanted: str) -> set[int]:
     Raises:
         UserError: if a name does not exist.
     """
-    if wanted == "all":
-        return {category.id for category in categories}
-    names = [name.strip() for name in wanted.split(",")]
     known = {category.name for category in categories}
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"categories must be 'all' or known names, got '{name}'; known: {', '.join(sorted(known))}."
-            )
-    return {category.id for category in categories if category.name in names}
+    if wanted == "all":
+        return known
+    names = {name.strip() for name in wanted.split(",")}
+    for name in sorted(names - known):
+        raise UserError(f"categories must be 'all' or known names, got '{name}'; known: {', '.join(sorted(known))}.")
+    return names
 
 
 def rasterise(segmentations: Iterable[Polygons | RunLengths], height: int, width: int) -> bytes | None:
@@ -76,7 +73,8 @@ def example_mask(
         The mask, shape (height, width), uint8, of 0, 1 and 255 (ignored); and the compressed run lengths of its
         foreground and of what is ignored (None where nothing is).
     """
-    objects, ignored = [], []
+    objects: list[Polygons | RunLengths] = []
+    ignored: list[Polygons | RunLengths] = []
     for annotation in annotations:
         (ignored if annotation.crowd and crowds == "ignore" else objects).append(annotation.segmentation)
     counts = rasterise(objects, height, width)

@@ -123,7 +123,7 @@ class RecordWriter:
         if task.split not in self._files:
             self._files[task.split] = os.open(self._folder / f"{task.split}.npy", os.O_WRONLY)
         offset = self._offsets[task.split] + task.row * record.nbytes
-        rest = memoryview(record).cast("B")
+        rest = memoryview(record.data).cast("B")
         while rest:
             written = os.pwrite(self._files[task.split], rest, offset)
             rest, offset = rest[written:], offset + written

@@ -13,7 +13,7 @@ MAX_OUTLINE = 4_000_000  # pixels
 _MAX_CHARACTERS = 7  # of five bits each, for one 32-bit run
 
 
-class BrokenRule(Exception):  # noqa: N818 - collected into a report, never shown as an error by itself
+class BrokenRule(Exception):
     """The name of a rule, and a message that says how it was broken."""
 
     def __init__(self, rule: str, message: str) -> None:

@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -70,10 +71,8 @@ def map_in_processes(
             _end(worker)
             return
         worker.chunk = chunks.popleft()
-        try:
+        with suppress(OSError):  # it died while idle; reading from it says so
             worker.connection.send(worker.chunk)
-        except OSError:
-            pass  # it died while idle; reading from it says so
 
     try:
         for _ in range(min(jobs, len(chunks))):

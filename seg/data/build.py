@@ -1,0 +1,152 @@
+"""Builds one converted dataset in a folder that nobody else looks at."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from seg.data.coco import Problem
+from seg.data.export import Export, image_problem
+from seg.data.manifest import SPLITS, Example, Manifest, SplitSummary
+from seg.data.record import Converted, RecordWriter, Task
+from seg.data.segmentation import BrokenRule
+from seg.data.workers import Died, map_in_processes
+from seg.errors import UserError
+
+_BAR_AFTER = 2  # seconds
+
+
+class Build:
+    """One conversion.
+
+    Attributes:
+        key: of the dataset; hash of everything that decides its content.
+        problems: of the export, and after `run` of its images too.
+    """
+
+    def __init__(self, export: Export, image_size: int, exif: bool, jobs: int, progress: bool) -> None:
+        self._export = export
+        self._image_size = image_size
+        self._exif = exif
+        self._jobs = jobs
+        self._progress = progress
+        self._settings = {"categories": export.categories, "crowds": export.crowds, "exif": exif}
+        self.key = export.key({"image_size": image_size} | self._settings)
+        self.problems: list[Problem] = list(export.problems)
+
+    def run(self, folder: Path) -> None:
+        """Writes the whole dataset into a new folder, its manifest last."""
+        folder.mkdir()
+        tasks = [task for name in SPLITS for task in self._tasks(folder, name)]
+        offsets = {name: self._allocate(folder, name) for name in SPLITS}
+        results = self._convert(tasks, RecordWriter(folder, offsets, self._image_size, self._export.crowds, self._exif))
+        Manifest(
+            folder=folder,
+            key=self.key,
+            name=self._export.data.resolve().name,
+            image_size=self._image_size,
+            split="official",
+            settings=self._settings,
+            categories=self._export.category_map(),
+            splits={name: self._finish(folder, name, results[name]) for name in SPLITS},
+            left_out=[asdict(problem) for problem in self.problems],
+        ).save()
+
+    def _convert(self, tasks: list[Task], writer: RecordWriter) -> dict[str, dict[int, Converted]]:
+        """The converted images by split and row; the others become problems."""
+        results: dict[str, dict[int, Converted]] = {name: {} for name in SPLITS}
+        bar = tqdm(total=len(tasks), desc="convert", unit="image", delay=_BAR_AFTER, disable=not self._progress)
+        with bar:
+            for index, result in map_in_processes(writer, tasks, self._jobs):
+                bar.update()
+                task = tasks[index]
+                if isinstance(result, Died):
+                    result = BrokenRule("worker_died", f"the process that converted it died ({result.exitcode})")
+                if isinstance(result, BrokenRule):
+                    self.problems.append(
+                        image_problem(task.split, task.image, self._export.sources[task.split].images, result)
+                    )
+                else:
+                    results[task.split][task.row] = result
+        return results
+
+    def _tasks(self, folder: Path, name: str) -> Iterator[Task]:
+        (folder / f"{name}_mask").mkdir()
+        images = self._export.images[name]
+        names = mask_names([image.entry.file_name for image in images])
+        root = self._export.data.resolve()
+        prefix = self._export.sources[name].images.resolve().relative_to(root).as_posix()
+        for row, (image, mask_name) in enumerate(zip(images, names, strict=True)):
+            yield Task(
+                split=name,
+                row=row,
+                path=image.path,
+                file_name=f"{prefix}/{image.entry.file_name}",
+                sha256=image.sha256,
+                image=image.entry,
+                annotations=image.annotations,
+                mask_name=mask_name,
+            )
+
+    def _allocate(self, folder: Path, name: str) -> int:
+        """Creates the record file of a split at its full length; returns the length of its header."""
+        shape = (len(self._export.images[name]), self._image_size, self._image_size, 4)
+        path = folder / f"{name}.npy"
+        return int(np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset)
+
+    def _finish(self, folder: Path, name: str, results: dict[int, Converted]) -> SplitSummary:
+        """Closes the gaps that images left out have left, and writes the examples."""
+        if not results:
+            raise UserError(f"split {name} must have at least one usable image ({self.problems[-1]}); repair them.")
+        rows = sorted(results)
+        if len(rows) < len(self._export.images[name]):
+            _keep_rows(folder / f"{name}.npy", rows)
+        kept = [results[row] for row in rows]
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
+            for converted in kept:
+                lines.write(json.dumps(asdict(converted.example)) + "\n")
+        return SplitSummary(
+            examples=len(kept),
+            empty=sum(not converted.foreground for converted in kept),
+            foreground=sum(converted.foreground for converted in kept) / (len(kept) * self._image_size**2),
+            key=_split_key(converted.example for converted in kept),
+        )
+
+
+def mask_names(file_names: Sequence[str]) -> list[str]:
+    """PNG names for masks, one folder for all: like their images, made different where two would be the same."""
+    taken: set[str] = set()
+    names = []
+    for file_name in file_names:
+        stem = "_".join(Path(file_name.replace("\\", "/")).with_suffix("").parts)
+        if len(stem.encode()) > 200:
+            stem = stem[:40] + hashlib.sha256(stem.encode()).hexdigest()[:16]
+        candidate, number = stem, 1
+        while candidate.casefold() in taken:
+            number += 1
+            candidate = f"{stem}_{number}"
+        taken.add(candidate.casefold())
+        names.append(f"{candidate}.png")
+    return names
+
+
+def _split_key(examples: Iterator[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.sha256} {example.mask} {example.ignore}\n".encode())
+    return digest.hexdigest()[:20]
+
+
+def _keep_rows(path: Path, rows: list[int]) -> None:
+    """Rewrites a record file with some of its rows, one at a time."""
+    records = np.load(path, mmap_mode="r")
+    shorter = path.with_suffix(".shorter")
+    kept = np.lib.format.open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(len(rows), *records.shape[1:]))
+    for place, row in enumerate(rows):
+        kept[place] = records[row]
+    kept.flush()
+    shorter.replace(path)

@@ -1,0 +1,130 @@
+"""A COCO export as read and checked: what there is to convert, and what is wrong with the rest."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem, read_annotations
+from seg.data.files import HashCache, locate
+from seg.data.layout import SplitSource, find_splits
+from seg.data.masks import used_categories
+from seg.data.segmentation import BrokenRule
+from seg.errors import UserError
+
+CONVERTER = 1  # raise it when the same input would give other records
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedImage:
+    """An image of the export with its file and the annotations of the used categories."""
+
+    entry: ImageEntry
+    path: Path
+    sha256: str
+    annotations: tuple[Annotation, ...]
+
+
+class Export:
+    """An export, read and checked.
+
+    Attributes:
+        data: its folder.
+        categories: the wanted categories, as given.
+        sources, files, images: by split: where it lies, its annotation file, its images (after `locate_images`).
+        crowds: what crowd regions are in effect: where every annotation is a crowd, they are foreground.
+        problems: every broken rule so far.
+    """
+
+    def __init__(self, data: Path, categories: str, crowds: str) -> None:
+        self.data = data
+        self.categories = categories
+        self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
+        self.files: dict[str, AnnotationFile] = {name: _read(source) for name, source in self.sources.items()}
+        self.images: dict[str, list[ExportedImage]] = {}
+        self.problems = [problem for file in self.files.values() for problem in file.problems]
+        everything = {category for file in self.files.values() for category in file.categories}
+        wanted = used_categories(everything, categories)
+        self._used = {
+            name: {category.id for category in file.categories if category.name in wanted}
+            for name, file in self.files.items()
+        }
+        flags = {annotation.crowd for name in self.files for annotation in self._used_annotations(name)}
+        self.crowds = "foreground" if flags == {True} else crowds
+
+    def _used_annotations(self, split: str) -> Iterator[Annotation]:
+        used = self._used[split]
+        return (annotation for annotation in self.files[split].annotations if annotation.category_id in used)
+
+    def locate_images(self, cache: HashCache) -> None:
+        """Finds and hashes the image files; what cannot be read becomes a problem."""
+        resolved = self.data.resolve()
+        for name, file in self.files.items():
+            annotations: dict[int, list[Annotation]] = {image.id: [] for image in file.images}
+            for annotation in self._used_annotations(name):
+                annotations[annotation.image_id].append(annotation)
+            located = []
+            for entry in file.images:
+                try:
+                    located.append((entry, *locate(self.sources[name].images, entry.file_name, resolved)))
+                except BrokenRule as broken:
+                    self.problems.append(image_problem(name, entry, self.sources[name].images, broken))
+            hashes = cache.hashes((path, found) for _, path, found in located)
+            self.images[name] = []
+            for (entry, path, _), digest in zip(located, hashes, strict=True):
+                if isinstance(digest, BrokenRule):
+                    self.problems.append(image_problem(name, entry, self.sources[name].images, digest))
+                else:
+                    self.images[name].append(
+                        ExportedImage(entry=entry, path=path, sha256=digest, annotations=tuple(annotations[entry.id]))
+                    )
+
+    def key(self, settings: dict[str, Any]) -> str:
+        """Hash of everything that decides the converted dataset."""
+        content = {
+            "converter": CONVERTER,
+            "settings": settings,
+            "splits": {
+                name: [self.files[name].sha256, [(image.entry.file_name, image.sha256) for image in images]]
+                for name, images in self.images.items()
+            },
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+    def category_map(self) -> list[dict[str, Any]]:
+        """The categories of all splits, with the number of their annotations and whether they are foreground."""
+        counts: Counter[Category] = Counter()
+        used: dict[Category, bool] = {}
+        for name, file in self.files.items():
+            by_id = {category.id: category for category in file.categories}
+            for category in file.categories:
+                used[category] = category.id in self._used[name]
+            counts.update(by_id[annotation.category_id] for annotation in file.annotations)
+        return [asdict(category) | {"annotations": counts[category], "used": used[category]} for category in used]
+
+
+def _read(source: SplitSource) -> AnnotationFile:
+    try:
+        content = source.annotations.read_bytes()
+    except OSError as error:
+        raise UserError(f"{source.annotations} cannot be read ({error.strerror}); check it.") from None
+    file = read_annotations(source.annotations, content, source.name)
+    if not file.images:
+        reason = str(file.problems[0]) if file.problems else "its list of images is empty"
+        raise UserError(f"split {source.name} must have at least one usable image ({reason}); export it again.")
+    return file
+
+
+def image_problem(split: str, entry: ImageEntry, folder: Path, broken: BrokenRule) -> Problem:
+    """A rule that an image file breaks, `folder` being the split's image folder."""
+    return Problem(
+        split=split,
+        file=str(folder / entry.file_name),
+        rule=broken.rule,
+        message=broken.message,
+        image_id=entry.id,
+        file_name=entry.file_name,
+    )

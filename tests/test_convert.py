@@ -1,0 +1,393 @@
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from small_export import content, write_export, write_image
+
+from seg.data.build import mask_names
+from seg.data.coco import ImageEntry
+from seg.data.convert import BadDataError, convert
+from seg.data.manifest import MANIFEST, Manifest
+from seg.data.record import Converted, RecordWriter, Task
+from seg.data.segmentation import BrokenRule
+from seg.errors import UserError
+
+
+def run(data: Path, workspace: Path, **settings) -> tuple[Manifest, str]:
+    lines: list[str] = []
+    manifest = convert(
+        data, workspace, **{"image_size": 4, "jobs": 1, "progress": False} | settings, announce=lines.append
+    )
+    (line,) = lines
+    return manifest, line
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_export(tmp_path / "export")
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return tmp_path / "workspace"
+
+
+def nothing_is_trusted(workspace: Path) -> bool:
+    return not list((workspace / "datasets").iterdir()) and not [
+        p for p in (workspace / "building").iterdir() if p.is_dir()
+    ]
+
+
+def test_records_examples_masks_and_manifest(data, workspace):
+    manifest, line = run(data, workspace)
+    assert line.startswith("converted 6 images in ")
+    assert line.endswith(str(manifest.folder))
+    assert manifest.folder == workspace / "datasets" / manifest.key
+    assert manifest.name == "export"
+    assert manifest.settings == {"categories": "all", "crowds": "ignore", "exif": False}
+    assert manifest.categories == [{"id": 1, "name": "lesion", "annotations": 6, "used": True}]
+    assert manifest.left_out == []
+    assert list(manifest.splits) == ["train", "val", "test"]
+    # The square covers rows and columns 2 to 5 of 8, so 1 and 2 of 4: 4 of 16 pixels.
+    assert (manifest.splits["val"].examples, manifest.splits["val"].empty) == (2, 0)
+    assert manifest.splits["val"].foreground == 0.25
+    record = manifest.records("val")[1]
+    assert record[..., 3].tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert record[0, 0, :3].tolist() == [63, 63, 63]  # (101 + 3 × 50) / 4 = 62.75
+    _, example = manifest.examples("val")
+    assert (example.image_id, example.file_name, example.height, example.width) == (1, "valid/image1.png", 8, 8)
+    assert example.sha256 == hashlib.sha256((data / "valid" / "image1.png").read_bytes()).hexdigest()
+    picture = cv2.imread(str(manifest.folder / "val_mask" / "image1.png"), cv2.IMREAD_UNCHANGED)
+    assert picture.tolist() == [[0, 0, 0, 0], [0, 255, 255, 0], [0, 255, 255, 0], [0, 0, 0, 0]]
+
+
+def test_second_call_is_up_to_date(data, workspace):
+    first, _ = run(data, workspace)
+    written = (first.folder / MANIFEST).stat().st_mtime_ns
+    second, line = run(data, workspace)
+    assert line == f"up to date: {first.folder}"
+    assert second == first
+    assert (first.folder / MANIFEST).stat().st_mtime_ns == written
+
+
+def test_joined_by_image_id_not_by_position(tmp_path, workspace):
+    document = content(2)
+    document["annotations"] = [document["annotations"][1]]
+    manifest, _ = run(write_export(tmp_path / "export", train=document), workspace)
+    assert manifest.records("train")[..., 3].any(axis=(1, 2)).tolist() == [False, True]
+    assert manifest.splits["train"].empty == 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"image_size": 8}, {"exif": True}, {"categories": "lesion"}, {"crowds": "foreground"}]
+)
+def test_another_setting_is_another_dataset(data, workspace, settings):
+    assert run(data, workspace)[0].key != run(data, workspace, **settings)[0].key
+
+
+def test_one_changed_pixel_is_another_dataset(data, workspace):
+    first, _ = run(data, workspace)
+    path = data / "test" / "image0.png"
+    size = path.stat().st_size
+    write_image(path, value=7)
+    assert path.stat().st_size == size
+    second, line = run(data, workspace)
+    assert line.startswith("converted")
+    assert second.key != first.key
+    assert second.splits["test"].key != first.splits["test"].key
+    assert second.splits["train"].key == first.splits["train"].key
+
+
+def test_a_changed_annotation_is_another_dataset(data, workspace):
+    first, _ = run(data, workspace)
+    path = data / "train" / "_annotations.coco.json"
+    path.write_text(path.read_text().replace("6", "7", 1))
+    assert run(data, workspace)[0].key != first.key
+
+
+def test_split_key_does_not_depend_on_image_size(data, workspace):
+    assert run(data, workspace)[0].splits == run(data, workspace)[0].splits
+    small, large = run(data, workspace)[0], run(data, workspace, image_size=8)[0]
+    assert {name: split.key for name, split in small.splits.items()} == {
+        name: split.key for name, split in large.splits.items()
+    }
+
+
+def crowd_export(tmp_path, *, everywhere: bool) -> Path:
+    documents = {}
+    for split in ("train", "valid", "test"):
+        documents[split] = content(2)
+        for annotation in documents[split]["annotations"]:
+            annotation["iscrowd"] = int(everywhere or (split == "train" and annotation["id"] == 0))
+    return write_export(tmp_path / "export", **documents)
+
+
+def test_crowd_is_ignored(tmp_path, workspace):
+    manifest, _ = run(crowd_export(tmp_path, everywhere=False), workspace)
+    assert manifest.records("train")[0, 1:3, 1:3, 3].tolist() == [[255, 255], [255, 255]]
+    assert manifest.splits["train"].empty == 1
+    assert next(manifest.examples("train")).ignore is not None
+    picture = cv2.imread(str(manifest.folder / "train_mask" / "image0.png"), cv2.IMREAD_UNCHANGED)
+    assert sorted(np.unique(picture)) == [0, 128]
+
+
+def test_crowd_as_foreground(tmp_path, workspace):
+    manifest, _ = run(crowd_export(tmp_path, everywhere=False), workspace, crowds="foreground")
+    assert manifest.splits["train"].empty == 0
+
+
+def test_crowds_everywhere_are_foreground(tmp_path, workspace):
+    manifest, _ = run(crowd_export(tmp_path, everywhere=True), workspace)
+    assert manifest.settings["crowds"] == "foreground"
+    assert manifest.splits["train"].foreground == 0.25
+
+
+def test_categories_choose_the_foreground(tmp_path, workspace):
+    documents = {}
+    for split in ("train", "valid", "test"):
+        documents[split] = content(2)
+        documents[split]["categories"].append({"id": 7, "name": "cyst"})
+        documents[split]["annotations"][1]["category_id"] = 7
+    manifest, _ = run(write_export(tmp_path / "export", **documents), workspace, categories="cyst")
+    assert manifest.records("train")[..., 3].any(axis=(1, 2)).tolist() == [False, True]
+    assert [(category["name"], category["used"]) for category in manifest.categories] == [
+        ("lesion", False),
+        ("cyst", True),
+    ]
+
+
+def test_unknown_category(data, workspace):
+    with pytest.raises(UserError, match="got 'tumor'; known: lesion"):
+        run(data, workspace, categories="tumor")
+    assert not workspace.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"on_bad": "ignore"}, "on_bad must be one of fail, skip, got 'ignore'"),
+        ({"crowds": "drop"}, "crowds must be one of ignore, foreground, got 'drop'"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"jobs": -1}, "jobs must be at least 0, got -1"),
+    ],
+)
+def test_arguments(data, workspace, settings, message):
+    with pytest.raises(UserError, match=message):
+        run(data, workspace, **settings)
+
+
+def test_workspace_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="must be writable and have room"):
+        run(data, tmp_path / "file")
+
+
+def test_split_without_images(tmp_path, workspace):
+    with pytest.raises(UserError, match="split val must have at least one usable image"):
+        run(write_export(tmp_path / "export", valid=content(0)), workspace)
+
+
+def test_annotations_that_cannot_be_read(data, workspace):
+    (data / "train" / "_annotations.coco.json").unlink()
+    (data / "train" / "_annotations.coco.json").mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        run(data, workspace)
+
+
+def spoil(data: Path) -> None:
+    """Five bad images of six in train; only image5 is good."""
+    document = content(6)
+    document["annotations"][0]["segmentation"] = [[1, 1, 2]]
+    document["images"][4]["width"] = 9
+    write_export(data, train=document)
+    (data / "train" / "image1.png").write_text("<html>")
+    (data / "train" / "image2.png").unlink()
+    (data / "train" / "image3.png").unlink()
+    (data / "train" / "image3.png").symlink_to("/etc/hostname")
+    write_image(data / "train" / "image4.png")
+
+
+def test_problems_fail_with_the_full_list(data, workspace):
+    spoil(data)
+    with pytest.raises(
+        BadDataError, match=r"3 are broken, first .*image image0.png, annotation 0: odd_coordinates"
+    ) as caught:
+        run(data, workspace)
+    # what can be known without decoding
+    assert [problem.rule for problem in caught.value.problems] == ["odd_coordinates", "missing_file", "link_outside"]
+    assert len((workspace / "problems.txt").read_text().splitlines()) == 3
+    assert not list((workspace / "datasets").iterdir())
+
+
+def test_problems_of_image_files_fail_too(data, workspace):
+    (data / "train" / "image1.png").write_text("<html>")
+    with pytest.raises(BadDataError, match=r"image1.png: image_refused: an image must be a JPEG.*on_bad=skip"):
+        run(data, workspace)
+    assert nothing_is_trusted(workspace)
+
+
+def test_problems_are_skipped_and_recorded(data, workspace):
+    spoil(data)
+    manifest, _ = run(data, workspace, on_bad="skip")
+    assert manifest.splits["train"].examples == 1
+    assert manifest.records("train").shape == (1, 4, 4, 4)
+    assert [example.file_name for example in manifest.examples("train")] == ["train/image5.png"]
+    assert manifest.records("train")[0, 0, 0, 0] == 39  # (5 + 3 × 50) / 4 = 38.75: the row of image5
+    assert {(problem["file_name"], problem["rule"]) for problem in manifest.left_out} == {
+        ("image0.png", "odd_coordinates"),
+        ("image1.png", "image_refused"),
+        ("image2.png", "missing_file"),
+        ("image3.png", "link_outside"),
+        ("image4.png", "size_disagrees"),
+    }
+
+
+def test_a_skipping_conversion_is_not_up_to_date_for_one_that_fails(data, workspace):
+    (data / "train" / "image1.png").write_text("<html>")
+    run(data, workspace, on_bad="skip")
+    with pytest.raises(BadDataError, match="image_refused"):
+        run(data, workspace)
+
+
+def test_skipping_everything_is_refused(data, workspace):
+    for number in range(2):
+        (data / "train" / f"image{number}.png").write_text("<html>")
+    with pytest.raises(UserError, match="split train must have at least one usable image"):
+        run(data, workspace, on_bad="skip")
+    assert nothing_is_trusted(workspace)
+
+
+def test_annotations_for_unknown_images_are_no_failure(tmp_path, workspace):
+    document = content(2)
+    document["annotations"][1]["image_id"] = 99
+    manifest, _ = run(write_export(tmp_path / "export", train=document), workspace)
+    assert [problem["rule"] for problem in manifest.left_out] == ["unknown_image"]
+
+
+def die(self: RecordWriter, task: Task) -> Converted | BrokenRule:
+    if task.file_name == "train/image1.png":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return RecordWriter.__call__(self, task)
+
+
+class DeadlyWriter(RecordWriter):
+    __call__ = die
+
+
+def test_a_worker_that_dies_costs_its_image(data, workspace, monkeypatch):
+    monkeypatch.setattr("seg.data.build.RecordWriter", DeadlyWriter)
+    with pytest.raises(BadDataError, match=rf"image1.png: worker_died: .*\({-signal.SIGSEGV}\)"):
+        run(data, workspace)
+    assert nothing_is_trusted(workspace)
+    manifest, _ = run(data, workspace, on_bad="skip")
+    assert [(problem["file_name"], problem["rule"]) for problem in manifest.left_out] == [("image1.png", "worker_died")]
+    assert manifest.splits["train"].examples == 1
+
+
+def task(data: Path, **changes) -> Task:
+    path = data / "train" / "image0.png"
+    values = {
+        "split": "train",
+        "row": 0,
+        "path": path,
+        "file_name": "train/image0.png",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "image": ImageEntry(id=0, file_name="image0.png", height=8, width=8),
+        "annotations": (),
+        "mask_name": "image0.png",
+    }
+    return Task(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"), [({"sha256": "other"}, "changed_file"), ({"path": Path("/nowhere.png")}, "unreadable_file")]
+)
+def test_files_that_change_or_vanish_meanwhile(data, tmp_path, changes, rule):
+    broken = RecordWriter(tmp_path, {"train": 0}, 4, "ignore", False)(task(data, **changes))
+    assert isinstance(broken, BrokenRule)
+    assert broken.rule == rule
+
+
+CONVERT = """
+import sys
+from pathlib import Path
+from seg.data.convert import convert
+if __name__ == "__main__":
+    convert(Path(sys.argv[1]), Path(sys.argv[2]), image_size=512, jobs=1, progress=False, announce=print)
+    print([name for name in ("tensorflow", "keras") if name in sys.modules])
+"""
+
+
+def start(tmp_path: Path, data: Path, workspace: Path) -> subprocess.Popen:
+    script = tmp_path / "convert_once.py"
+    script.write_text(CONVERT)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(
+        [sys.executable, str(script), str(data), str(workspace)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def test_two_at_once_do_the_work_once(data, tmp_path, workspace):
+    both = [start(tmp_path, data, workspace) for _ in range(2)]
+    lines = [process.communicate(timeout=120)[0].splitlines() for process in both]
+    assert sorted(line.split()[0] for line, _ in lines) == ["converted", "up"]
+    assert [modules for _, modules in lines] == ["[]", "[]"]
+    assert len(list((workspace / "datasets").iterdir())) == 1
+
+
+def test_a_killed_conversion_leaves_nothing_that_is_trusted(tmp_path, workspace):
+    data = write_export(tmp_path / "export", train=content(600))
+    process = start(tmp_path, data, workspace)
+    deadline = time.monotonic() + 60
+    while not list((workspace / "building").glob("*/train_mask/*.png")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    (left,) = [path for path in (workspace / "building").iterdir() if path.is_dir()]  # the fault did fire
+    assert not (left / MANIFEST).exists()
+    assert not list((workspace / "datasets").iterdir())
+    (data / "test" / "image0.png").write_bytes((data / "test" / "image1.png").read_bytes())  # another key
+    run(data, workspace, image_size=8)
+    assert not left.exists()
+
+
+def test_what_another_process_is_building_is_left_alone(data, workspace):
+    other = workspace / "building" / "other"
+    other.mkdir(parents=True)
+    with (workspace / "building" / "other.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        run(data, workspace)
+    assert other.exists()
+
+
+def test_a_folder_without_manifest_is_built_again(data, workspace):
+    first, _ = run(data, workspace)
+    (first.folder / MANIFEST).unlink()
+    assert run(data, workspace)[1].startswith("converted")
+
+
+def test_mask_names_differ_and_stay_in_their_folder():
+    names = mask_names(["a.jpg", "a.png", "A.png", "inner/b.jpg", "inner\\c.jpg", "x" * 300 + ".jpg", "a.b.jpg"])
+    assert names[:5] == ["a.png", "a_2.png", "A_3.png", "inner_b.png", "inner_c.png"]
+    assert names[6] == "a.b.png"
+    assert len(names[5]) < 80
+
+
+def test_no_process_is_left(data, workspace):
+    run(data, workspace, jobs=2)
+    assert not multiprocessing.active_children()
+
+
+def test_manifest_is_readable_json(data, workspace):
+    manifest, _ = run(data, workspace)
+    assert json.loads((manifest.folder / MANIFEST).read_text())["image_size"] == 4

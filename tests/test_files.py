@@ -1,0 +1,111 @@
+import hashlib
+import json
+import os
+
+import pytest
+
+import seg.data.files
+from seg.data.files import HashCache, locate
+from seg.data.segmentation import BrokenRule
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "export" / "train" / "inner").mkdir(parents=True)
+    (tmp_path / "export" / "train" / "a.png").write_bytes(b"a")
+    (tmp_path / "export" / "train" / "inner" / "b.png").write_bytes(b"b")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    return tmp_path / "export" / "train"
+
+
+def rule(folder, name: str) -> str:
+    with pytest.raises(BrokenRule) as caught:
+        locate(folder, name, folder.parent)
+    return caught.value.rule
+
+
+def test_found(folder):
+    assert locate(folder, "inner/b.png", folder.parent)[0] == folder / "inner" / "b.png"
+
+
+def test_link_within_the_export(folder):
+    (folder / "link.png").symlink_to(folder / "a.png")
+    assert locate(folder, "link.png", folder.parent)[0] == folder / "link.png"
+
+
+def test_link_out_of_the_export(folder):
+    (folder / "link.png").symlink_to(folder.parent.parent / "secret.png")
+    assert rule(folder, "link.png") == "link_outside"
+
+
+def test_folder_that_is_a_link_out(folder):
+    (folder / "up").symlink_to(folder.parent.parent)
+    assert rule(folder, "up/secret.png") == "link_outside"
+
+
+def test_image_folder_that_is_a_link_out(folder):
+    (folder.parent / "test").symlink_to(folder.parent.parent)
+    assert rule(folder.parent / "test", "secret.png") == "link_outside"
+
+
+def test_missing(folder):
+    assert rule(folder, "none.png") == "missing_file"
+
+
+def test_name_too_long(folder):
+    assert rule(folder, "x" * 300) == "unreadable_file"
+
+
+def test_folder_and_pipe(folder):
+    os.mkfifo(folder / "pipe.png")
+    assert rule(folder, "inner") == "unreadable_file"
+    assert rule(folder, "pipe.png") == "unreadable_file"
+
+
+def test_too_large(folder, monkeypatch):
+    monkeypatch.setattr(seg.data.files, "MAX_BYTES", 0)
+    assert rule(folder, "a.png") == "file_too_large"
+
+
+class TestHashCache:
+    @pytest.fixture(autouse=True)
+    def old_files(self, monkeypatch):
+        monkeypatch.setattr(seg.data.files, "_RACY", -(10**18))
+
+    def hashes(self, path, folder, *names):
+        cache = HashCache(path)
+        found = cache.hashes([(folder / name, (folder / name).stat()) for name in names])
+        cache.save()
+        return found
+
+    def test_hashes_and_remembers(self, folder, tmp_path):
+        path = tmp_path / "hashes.json"
+        expected = [hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()]
+        assert self.hashes(path, folder, "a.png", "inner/b.png") == expected
+        content = json.loads(path.read_text())
+        content[str(folder / "a.png")][-1] = "remembered"
+        path.write_text(json.dumps(content))
+        assert self.hashes(path, folder, "a.png", "inner/b.png") == ["remembered", expected[1]]
+
+    def test_changed_file_is_read_again(self, folder, tmp_path):
+        path = tmp_path / "hashes.json"
+        self.hashes(path, folder, "a.png")
+        (folder / "a.png").write_bytes(b"c")
+        assert self.hashes(path, folder, "a.png") == [hashlib.sha256(b"c").hexdigest()]
+
+    def test_young_file_is_not_remembered(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(seg.data.files, "_RACY", 10**18)
+        self.hashes(tmp_path / "hashes.json", folder, "a.png")
+        assert not (tmp_path / "hashes.json").exists()
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", "3"])
+    def test_damaged_cache_is_forgotten(self, folder, tmp_path, content):
+        (tmp_path / "hashes.json").write_text(content)
+        assert self.hashes(tmp_path / "hashes.json", folder, "a.png") == [hashlib.sha256(b"a").hexdigest()]
+
+    def test_file_that_vanished(self, folder, tmp_path):
+        found = (folder / "a.png").stat()
+        (folder / "a.png").unlink()
+        (broken,) = HashCache(tmp_path / "hashes.json").hashes([(folder / "a.png", found)])
+        assert isinstance(broken, BrokenRule)
+        assert broken.rule == "unreadable_file"
