@@ -6,7 +6,6 @@ from pathlib import Path
 
 from seg.data.convert import convert
 from seg.data.demo import write_demo
-
 from seg.data.manifest import Manifest
 
 DEMO = "demo"

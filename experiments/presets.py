@@ -7,7 +7,7 @@ from typing import Any
 from experiments.options import OPTIONS, PRESET, Option
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"image_size": 96, "augmentation": "flip", "filters": "8,16", "epochs": 10},
+    "quick": {"image_size": 96, "augmentation": "flip", "filters": "8,16", "epochs": 8},
     "seed": {"image_size": 256, "augmentation": "none", "filters": "64", "epochs": 20},
 }
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from seg.data.baselines import baselines
 
 from experiments.jobs import Job
 from seg.config import TrainConfig
+from seg.data.baselines import baselines
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 from seg.metrics import hard_dice

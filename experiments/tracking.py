@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 State = Literal["finished", "pruned", "failed", "cancelled"]
 DEFAULT_EXPERIMENT = "segmentation"
+# A tag that MLflow's page reads and its Python has no name for; without it, it opens on tools for language models.
+_EXPERIMENT_KIND = "mlflow.experimentKind"
 _DIGEST_LENGTH = 36  # what MLflow's database holds
 
 
@@ -253,7 +255,8 @@ class Tracker:
         database = tracking_uri.sqlite_path(self.uri)
         folder = re.sub(r"[^\w.-]+", "_", self._experiment)
         location = None if database is None else (database.parent / "mlruns" / folder).as_uri()
-        return str(self._client.create_experiment(self._experiment, artifact_location=location))
+        kind = {_EXPERIMENT_KIND: "custom_model_development"}
+        return str(self._client.create_experiment(self._experiment, artifact_location=location, tags=kind))
 
     def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         return str(self._client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_export import content
 
 from seg.data.coco import Annotation, AnnotationFile, ImageEntry, read_annotations
 from seg.data.segmentation import Polygons
 from seg.errors import UserError
+from tests.small_export import content
 
 PATH = Path("train/_annotations.coco.json")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from small_export import content, write_export, write_image
 
 from seg.data.build import mask_names
 from seg.data.coco import ImageEntry
@@ -21,6 +20,7 @@ from seg.data.manifest import MANIFEST, Manifest
 from seg.data.record import Converted, RecordWriter, Task
 from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
+from tests.small_export import content, write_export, write_image
 
 
 def run(data: Path, workspace: Path, **settings) -> tuple[Manifest, str]:

@@ -19,6 +19,12 @@ def take(manifest: Manifest, config: TrainConfig, batches: int, *, first_epoch: 
     return [np.concatenate([images, masks], axis=-1) for images, masks in dataset.take(batches)]
 
 
+def own_memory() -> int:
+    """Bytes of this process that are no file's."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
 def positions(manifest: Manifest, batches: list[np.ndarray]) -> list[int]:
     """Where in the records each unchanged image stands."""
     known = {record.tobytes(): index for index, record in enumerate(np.array(manifest.records("train")))}
@@ -63,7 +69,7 @@ class TestTrainingDataset:
     def test_caches_give_the_same_batches(self, tiny: Manifest, cache: str) -> None:
         np.testing.assert_array_equal(take(tiny, replace(CONFIG, cache=cache), 3), take(tiny, CONFIG, 3))
 
-    def test_file_cache_reads_what_memory_has_already(self, tmp_path: Path) -> None:
+    def test_the_file_cache_reads_when_needed_and_memory_at_once(self, tmp_path: Path) -> None:
         manifest = write_tiny(tmp_path)
         datasets = {cache: training_dataset(manifest, replace(CONFIG, cache=cache), 13).take(1) for cache in CACHES}
         records = np.load(tmp_path / "train.npy", mmap_mode="r+")
@@ -72,6 +78,18 @@ class TestTrainingDataset:
         means = {cache: float(np.mean([images for images, _ in dataset])) for cache, dataset in datasets.items()}
         assert means["file"] == 7
         assert means["memory"] != 7
+
+    @pytest.mark.parametrize("cache", CACHES)
+    def test_memory_is_bounded(self, tmp_path: Path, cache: str) -> None:
+        manifest = write_tiny(tmp_path, train=1, val=1, test=1, image_size=512)
+        records = np.lib.format.open_memmap(tmp_path / "train.npy", "w+", np.uint8, (400, 512, 512, 4))
+        size = records.nbytes  # 419 MB
+        records[:] = 0
+        del records
+        before = own_memory()
+        iterator = iter(training_dataset(manifest, replace(CONFIG, cache=cache), 2))
+        next(iterator)
+        assert own_memory() - before < (size * 1.5 if cache == "memory" else size * 0.5)
 
     def test_a_split_smaller_than_a_batch(self, tiny: Manifest) -> None:
         with pytest.raises(UserError, match=r"holds 13 images, got 14; use batch_size 13 or less\."):

@@ -186,7 +186,10 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 def _check_jpeg_end(data: bytes) -> None:
     """OpenCV returns a half-grey image for a JPEG that was cut off; the end marker cannot occur inside a scan."""
-    scan = next((position for marker, position in _jpeg_segments(data) if marker == 0xDA), len(data))
+    try:
+        scan = next((position for marker, position in _jpeg_segments(data) if marker == 0xDA), len(data))
+    except (struct.error, IndexError):  # a damaged length leads beyond the end
+        scan = len(data)
     if data.find(b"\xff\xd9", scan) < 0:
         raise UserError("the JPEG is cut off (it has no end marker); copy or export it again.")
 

@@ -1,8 +1,11 @@
 """The input pipeline: records of a converted dataset to batches, in `tf.data`.
 
 The order of the images and their augmentation are functions of (seed, epoch), never of a process's history: a run
-that goes on at epoch 7 sees what it would have seen.
+that goes on at epoch 7 sees what it would have seen. No step of it is Python: a Python function in `tf.data` can
+hang a process that ends while a batch is being fetched ahead.
 """
+
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +16,7 @@ from seg.data.manifest import Manifest
 from seg.errors import UserError
 
 ORDER, AUGMENTATION = 0, 1  # two independent streams of random numbers from one seed
+PARALLEL, PREFETCHED = 4, 2  # batches being made at a time; batches kept ready
 
 
 def training_dataset(
@@ -36,15 +40,13 @@ def training_dataset(
     Raises:
         UserError: if the split holds fewer images than one batch.
     """
-    records = manifest.records("train")
-    examples = len(records)
+    examples = len(manifest.records("train"))
     if examples < batch_size:
         raise UserError(
             f"a batch must not be larger than the training split, which holds {examples} images, got {batch_size}; "
             f"use batch_size {examples} or less."
         )
-    if config.cache == "memory":
-        records = np.array(records)
+    records = _records(manifest, "train", in_memory=config.cache == "memory")
 
     def epoch_order(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(
@@ -54,13 +56,14 @@ def training_dataset(
         return tf.data.Dataset.from_tensor_slices((order, draws)).batch(batch_size, drop_remainder=True)
 
     def load(indices: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _split(augment(_gather(records, indices), draws, config.augmentation))
+        return _split(augment(tf.gather(records, indices), draws, config.augmentation))
 
     return (
         tf.data.Dataset.counter(first_epoch)
         .flat_map(epoch_order)
-        .map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(tf.data.AUTOTUNE)
+        .map(load, num_parallel_calls=PARALLEL)
+        .prefetch(PREFETCHED)
+        .with_options(_options())
     )
 
 
@@ -73,19 +76,20 @@ def evaluation_dataset(manifest: Manifest, split: str, batch_size: int) -> tf.da
     Returns:
         batches of images and masks as in `training_dataset`, and weights `(batch_size,)` float32, 1 or 0.
     """
-    records = manifest.records(split)
+    records = _records(manifest, split, in_memory=False)
     examples = len(records)
     batches = -(-examples // batch_size)
     positions = np.arange(batches * batch_size).reshape(batches, batch_size)
 
     def load(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        images, masks = _split(_gather(records, tf.minimum(positions, examples - 1)))
+        images, masks = _split(tf.gather(records, tf.minimum(positions, examples - 1)))
         return images, masks, tf.cast(positions < examples, tf.float32)
 
     return (
         tf.data.Dataset.from_tensor_slices(positions)
-        .map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(tf.data.AUTOTUNE)
+        .map(load, num_parallel_calls=PARALLEL)
+        .prefetch(PREFETCHED)
+        .with_options(_options())
     )
 
 
@@ -94,10 +98,22 @@ def _stream(seed: int, epoch: tf.Tensor, stream: int) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), stream)
 
 
-def _gather(records: np.ndarray, indices: tf.Tensor) -> tf.Tensor:
-    """The records at `indices`, `(batch, size, size, 4)` uint8, in one NumPy call for the whole batch."""
-    batch = tf.numpy_function(lambda chosen: records[chosen], [indices], tf.uint8)
-    return tf.ensure_shape(batch, (indices.shape[0], *records.shape[1:]))
+def _records(manifest: Manifest, split: str, *, in_memory: bool) -> tf.Tensor:
+    """The records of a split, `(examples, size, size, 4)` uint8: copied into memory, or mapped from their file."""
+    records = cast("np.memmap[Any, np.dtype[np.uint8]]", manifest.records(split))
+    # DLPack shares writable arrays only. Nothing writes, and with mode "c" nothing written would reach the file.
+    shared = np.memmap(str(records.filename), np.uint8, "c", records.offset, records.shape)
+    mapped = tf.experimental.dlpack.from_dlpack(shared.__dlpack__())
+    return tf.raw_ops.DeepCopy(x=mapped) if in_memory else mapped
+
+
+def _options() -> tf.data.Options:
+    """tf.data rewrites a pipeline to speed it up, and copies the tensors that it captures: all of the records."""
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options
 
 
 def _split(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

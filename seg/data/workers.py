@@ -6,12 +6,14 @@ The processes are spawned, so that they import only what the function needs, wha
 import ctypes
 import multiprocessing
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -60,7 +62,8 @@ def map_in_processes(
     def start() -> None:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        process.start()
+        with _without_main_module():
+            process.start()
         theirs.close()
         workers[ours] = _Worker(process, ours, [])
         give(workers[ours])
@@ -100,6 +103,17 @@ def map_in_processes(
         for worker in workers.values():
             worker.process.terminate()
             _end(worker)
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """A spawned process imports its parent's main module again: for an entry point, seconds of imports of no use."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _end(worker: _Worker) -> None:
