@@ -12,23 +12,28 @@ DEMO = "demo"
 OPTIONS = ("data", "categories", "on_bad", "workspace")
 
 
+def export_folder(values: argparse.Namespace) -> Path:
+    """The export that `data` names; the demo is generated when it is not there yet."""
+    if values.data != DEMO:
+        return Path(values.data)
+    workspace = Path(values.workspace)
+    data = workspace / DEMO
+    if not data.exists():
+        partial = workspace / f".{DEMO}.partial"
+        write_demo(partial)
+        partial.rename(data)
+    return data
+
+
 def prepare(values: argparse.Namespace, image_size: int) -> Manifest:
     """The converted dataset that the options name, converted now unless it is up to date.
 
     Raises:
         UserError: if `data` is no COCO export, or holds what `on_bad=fail` refuses.
     """
-    workspace = Path(values.workspace)
-    data = Path(values.data)
-    if values.data == DEMO:
-        data = workspace / DEMO
-        if not data.exists():
-            partial = workspace / f".{DEMO}.partial"
-            write_demo(partial)
-            partial.rename(data)
     return convert(
-        data,
-        workspace,
+        export_folder(values),
+        Path(values.workspace),
         image_size=image_size,
         categories=values.categories,
         on_bad=values.on_bad,

@@ -87,6 +87,12 @@ _RUNNER = {
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
     "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
+    "allow_errors": Option(
+        type=str,
+        default="no",
+        choices=("no", "yes"),
+        help="no: exit with code 3 when the audit finds an error; yes: exit with 0",
+    ),
 }
 
 FIELDS = {

@@ -40,14 +40,14 @@ def _classes(context: Context) -> Finding:
     )
     return Finding(
         rule="class_balance",
-        severity="warning" if apart > 0.15 else "info",
+        severity="warning" if apart > 0.25 else "info",
         count=len(categories),
         title="Class balance per split: "
-        + ("the splits differ" if apart > 0.15 else "the splits are alike")
+        + ("the splits differ" if apart > 0.25 else "the splits are alike")
         + f", at most {apart:.0%} of the annotations apart",
         meaning="Foreground is one class here, the union of the categories in use. Where the splits differ in their "
         "mixture, scores on one say little about another.",
-        remedy="Convert with split=grouped, which stratifies." if apart > 0.15 else "Nothing.",
+        remedy="Convert with split=grouped, which stratifies." if apart > 0.25 else "Nothing.",
         table=Table(
             columns=(
                 "split",

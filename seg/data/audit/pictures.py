@@ -12,7 +12,7 @@ from seg.data.masks import region
 from seg.errors import UserError
 from seg.overlay import SKY_BLUE, VERMILION, YELLOW, overlay
 
-SIDE = 240  # longer side of an image in the report, in pixels
+SIDE = 236  # longer side of an image in the report, in pixels
 COLOURS = {"train": SKY_BLUE, "val": YELLOW, "test": VERMILION}
 _GAP = 6
 
