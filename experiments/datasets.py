@@ -9,7 +9,7 @@ from seg.data.demo import write_demo
 from seg.data.manifest import Manifest
 
 DEMO = "demo"
-OPTIONS = ("data", "categories", "on_bad", "workspace")
+OPTIONS = ("data", "categories", "on_bad", "split", "group_pattern", "workspace")
 
 
 def export_folder(values: argparse.Namespace) -> Path:
@@ -25,8 +25,13 @@ def export_folder(values: argparse.Namespace) -> Path:
     return data
 
 
-def prepare(values: argparse.Namespace, image_size: int) -> Manifest:
+def prepare(values: argparse.Namespace, image_size: int, split: str | None = None) -> Manifest:
     """The converted dataset that the options name, converted now unless it is up to date.
+
+    Args:
+        values: the parsed options.
+        image_size: side of the records, in pixels.
+        split: how the images are divided, where the option `split` means something else.
 
     Raises:
         UserError: if `data` is no COCO export, or holds what `on_bad=fail` refuses.
@@ -37,5 +42,7 @@ def prepare(values: argparse.Namespace, image_size: int) -> Manifest:
         image_size=image_size,
         categories=values.categories,
         on_bad=values.on_bad,
+        split=split or values.split,
+        group_pattern=values.group_pattern,
         announce=lambda line: print(line, file=sys.stderr),
     )

@@ -9,8 +9,8 @@ import numpy as np
 from seg.data.audit import pictures
 from seg.data.audit.context import Context, Row
 from seg.data.audit.finding import Bars, Exhibit, Finding, counted
-from seg.data.audit.likeness import same_texture, stranger_likeness
 from seg.data.baselines import baselines
+from seg.data.likeness import same_texture, stranger_likeness
 from seg.data.series import place_in_series
 
 NEAR = 2  # numbers apart in a series

@@ -20,13 +20,14 @@ def stranger_likeness(thumbnails: np.ndarray) -> float:
 
 
 def same_texture(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two RGB images of one size agree in their finest detail, which only copies of one picture do."""
+    """Whether two images of one size, RGB or grey, agree in their finest detail, as only copies of a picture do."""
     return float((_detail(first) * _detail(second)).sum()) >= _SAME_DETAIL
 
 
 def _detail(image: np.ndarray) -> np.ndarray:
     """What a slight blur removes, with the local contrast evened out, so that strong edges do not drown the rest."""
-    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    image = np.ascontiguousarray(image)
+    grey = (image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)).astype(np.float32)
     fine = grey - cv2.GaussianBlur(grey, (0, 0), 1.5)
     even = fine / np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), 4) + 4)
     even -= even.mean()
