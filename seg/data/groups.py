@@ -15,14 +15,12 @@ import numpy as np
 
 from seg.data.baselines import THUMBNAIL
 from seg.data.export import ExportedImage
-from seg.data.images import decode_image, resize_image
-from seg.data.likeness import same_texture
+from seg.data.likeness import PICTURE, same_texture, small_picture
 from seg.data.series import place_in_series
 from seg.data.workers import map_in_processes
 from seg.errors import UserError
 
 BLOCKS = 30  # that a series of the whole dataset is cut into
-_PICTURE = 96  # side of the grey pictures that are compared, in pixels
 _CANDIDATE = 0.97  # correlation of thumbnails from which the detail is compared
 _ROWS = 512  # of the likeness matrix in memory at once
 
@@ -66,17 +64,8 @@ def find_groups(images: Sequence[ExportedImage], jobs: int) -> list[Place]:
     return _united(images, places, pictures, thumbnails)
 
 
-def small_picture(path: Path) -> np.ndarray | None:
-    """A small grey picture of an image file; None where it cannot be read."""
-    try:
-        image = decode_image(path.read_bytes())
-    except (OSError, UserError):
-        return None  # the conversion will say what is wrong with it
-    return np.asarray(cv2.cvtColor(resize_image(image, _PICTURE, _PICTURE), cv2.COLOR_RGB2GRAY))
-
-
 def _pictures(paths: list[Path], jobs: int) -> np.ndarray:
-    pictures = np.zeros((len(paths), _PICTURE, _PICTURE), np.uint8)
+    pictures = np.zeros((len(paths), PICTURE, PICTURE), np.uint8)
     for index, picture in map_in_processes(small_picture, paths, jobs):
         if isinstance(picture, np.ndarray):
             pictures[index] = picture

@@ -15,6 +15,7 @@ from seg.overlay import SKY_BLUE, VERMILION, YELLOW, overlay
 SIDE = 236  # longer side of an image in the report, in pixels
 COLOURS = {"train": SKY_BLUE, "val": YELLOW, "test": VERMILION}
 _GAP = 6
+_PLAIN_TO_SEE = 0.01  # share of the image from which an annotation needs no frame
 
 
 def example(context: Context, row: Row) -> np.ndarray:
@@ -38,11 +39,13 @@ def example(context: Context, row: Row) -> np.ndarray:
 
 
 def pointed_at(context: Context, labelled: Labelled) -> np.ndarray | None:
-    """The image with its mask, and one annotation in a frame; None where the image was left out."""
+    """The image with its mask, and a small annotation in a frame; None where the image was left out."""
     row = context.by_file_name.get(labelled.file_name)
     if row is None:
         return None
     picture = example(context, row)
+    if labelled.box[2] * labelled.box[3] > _PLAIN_TO_SEE * labelled.image.height * labelled.image.width:
+        return picture
     scale = picture.shape[0] / labelled.image.height
     left, top, width, height = (side * scale for side in labelled.box)
     margin = 7
