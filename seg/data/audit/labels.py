@@ -91,7 +91,7 @@ def _stray(context: Context) -> Iterator[Finding]:
         largest = max(labelled.area for labelled in members)
         for labelled in members:
             small = labelled.area < _STRAY_OF_IMAGE * labelled.image.height * labelled.image.width
-            if small and labelled.area < _STRAY_OF_LARGEST * largest:
+            if small and 0 < labelled.area < _STRAY_OF_LARGEST * largest:
                 stray.append(labelled)
     if stray:
         yield Finding(
