@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
+from experiments.search import WITHOUT_EFFECT
 from experiments.storage import TrialRow
 from seg.config import TrainConfig
 
-_SAME = ("cache", "devices")  # how, and not what, is trained
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #22272e; margin: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -48,7 +48,7 @@ class Arm:
 def varied(rows: Sequence[TrialRow]) -> list[str]:
     """The options, but for the seed, that differ between the trials, in the order of TrainConfig."""
     configs = [row.config for row in rows if row.config is not None]
-    names = [field.name for field in fields(TrainConfig) if field.name not in (*_SAME, "seed")]
+    names = [field.name for field in fields(TrainConfig) if field.name not in (*WITHOUT_EFFECT, "seed")]
     return [name for name in names if len({getattr(config, name) for config in configs}) > 1]
 
 

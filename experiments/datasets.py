@@ -1,27 +1,35 @@
 """From the `data` option to a converted dataset: generates the demo, converts what is stale, says what it did."""
 
 import argparse
+import os
+import shutil
 import sys
 from pathlib import Path
 
+from seg.config import TrainConfig
 from seg.data.convert import convert
 from seg.data.demo import write_demo
 from seg.data.manifest import Manifest
+from seg.errors import UserError
 
 DEMO = "demo"
 OPTIONS = ("data", "categories", "on_bad", "split", "group_pattern", "workspace")
 
 
 def export_folder(values: argparse.Namespace) -> Path:
-    """The export that `data` names; the demo is generated when it is not there yet."""
+    """The export that `data` names; the demo is generated when it is not there yet.
+
+    Raises:
+        UserError: if `workspace` cannot be written.
+    """
     if values.data != DEMO:
         return Path(values.data)
     workspace = Path(values.workspace)
     data = workspace / DEMO
-    if not data.exists():
-        partial = workspace / f".{DEMO}.partial"
-        write_demo(partial)
-        partial.rename(data)
+    try:
+        _generate(data)
+    except OSError as error:
+        raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error
     return data
 
 
@@ -34,7 +42,7 @@ def prepare(values: argparse.Namespace, image_size: int, split: str | None = Non
         split: how the images are divided, where the option `split` means something else.
 
     Raises:
-        UserError: if `data` is no COCO export, or holds what `on_bad=fail` refuses.
+        UserError: if `data` is no COCO export, or holds what `on_bad=fail` refuses, or `workspace` cannot be written.
     """
     return convert(
         export_folder(values),
@@ -46,3 +54,32 @@ def prepare(values: argparse.Namespace, image_size: int, split: str | None = Non
         group_pattern=values.group_pattern,
         announce=lambda line: print(line, file=sys.stderr),
     )
+
+
+def _generate(folder: Path) -> None:
+    """Writes the demo, unless it is there: beside its place first, in a folder that no other process uses."""
+    if folder.exists():
+        return
+    partial = folder.with_name(f".{folder.name}.partial.{os.getpid()}")
+    try:
+        write_demo(partial)
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_batch(manifest: Manifest, config: TrainConfig) -> None:
+    """Before a run starts that could only fail.
+
+    Raises:
+        UserError: if the training split does not fill one batch.
+    """
+    examples = manifest.splits["train"].examples
+    if examples < config.batch_size:
+        raise UserError(
+            f"batch_size must be at most the number of training images, {examples}, got {config.batch_size}; "
+            f"use batch_size {max(1, examples)}."
+        )

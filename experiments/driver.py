@@ -46,7 +46,7 @@ def run_study(
         space: what to try.
         trials: the total, over all calls.
         manifest: the dataset.
-        workspace: trials leave their files in `workspace/studies/<study>/trial_<number>`.
+        workspace: trials leave their files in `workspace/studies/<study>/trial_<number>_<run>`.
         storage: URL of Optuna's storage.
         executor, tracker, progress: where trials run, are recorded and are told.
         adopt: an MLflow run to use as the study's own (`mlflow run` made it).

@@ -5,6 +5,7 @@ found an error; 130 interrupted.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ def read_launch() -> Launch:
 
 def run(main: Main) -> NoReturn:
     """Runs an entry point's `main` with the command line's arguments and exits with its code."""
+    # As Ctrl-C: by default SIGTERM would end the process with its MLflow run left RUNNING.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = main(None)
     except UserError as error:

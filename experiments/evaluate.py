@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = {"model": values.model, "split": values.split, "threshold": values.threshold or "tuned"}
         run_id = tracker.start_run(f"evaluate {values.split}", asked, manifest, adopt=launch.run_id)
         with tracker.ending(run_id):
-            folder = Path(scratch) / "evaluation"
+            folder = Path(values.workspace).absolute() / "runs" / run_id  # stays: an error names the log in it
             threshold = values.threshold or model.threshold
             found = evaluate(executor, folder, model.file, manifest, values.split, threshold)
             tracker.log_metrics(run_id, score_metrics(found, values.split))

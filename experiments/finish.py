@@ -56,13 +56,13 @@ def finish(
         UserError: if no trial finished, or the best one's model is gone.
         JobFailed: if the evaluation fails.
     """
-    best = result.best
-    if best is None or best.config is None or best.run_id is None:
-        raise UserError(f"study '{result.study}' has no finished trial; read the reasons above, then run it again.")
+    best = result.winner()
+    assert best.config is not None
+    assert best.run_id is not None
     model = result.folder(best) / "model.keras"
     if not model.is_file():
         raise UserError(f"{model} must be there to be registered, and is gone; use another study name.")
-    folder = result.folder(best).with_name(f"final_{best.number:04d}")
+    folder = model.parent.with_name(model.parent.name.replace("trial", "final"))
     evaluation = _evaluate_once(executor, folder, model, manifest)
     metrics = score_metrics(evaluation, SPLIT)
     for run_id in (best.run_id, result.run_id):
@@ -81,9 +81,12 @@ def score_metrics(evaluation: Mapping[str, Any], split: str) -> dict[str, float]
     """The metrics of an evaluation under the names of docs/protocol.md."""
     metrics = {f"{split}_threshold": float(evaluation["threshold"])}
     for name, interval in evaluation["scores"].items():
-        metrics[f"{split}_{name}"] = interval["mean"]
-        metrics[f"{split}_{name}_low"] = interval["low"]
-        metrics[f"{split}_{name}_high"] = interval["high"]
+        metric = f"{split}_{name}"
+        if metric == "val_dice":
+            metric = "val_dice_tuned"  # the bare name is the score of training, at threshold 0.5
+        metrics[metric] = interval["mean"]
+        metrics[f"{metric}_low"] = interval["low"]
+        metrics[f"{metric}_high"] = interval["high"]
     return metrics | {f"{split}_baseline_{name}": score for name, score in evaluation["baselines"].items()}
 
 
@@ -110,7 +113,8 @@ def _register(
     test_key = manifest.splits[SPLIT].key
     champion = registry.champion(values.model_name)
     champion_dice = None
-    if champion is not None and champion.test_key != test_key:
+    # A champion without our score is none of ours: it cannot be scored here, and it keeps its alias.
+    if champion is not None and champion.dice is not None and champion.test_key != test_key:
         champion_dice = _score_champion(champion, registry, executor, model.parent.with_name("champion"), values)
     image = manifest.records(SPLIT)[0, ..., 2::-1]  # OpenCV writes BGR
     return registry.register(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends at once."""
+"""Ctrl-C and SIGTERM: the first asks for an orderly end, a second Ctrl-C ends at once."""
 
 import os
 import signal
@@ -31,6 +31,7 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        # Ctrl-C under `mlflow run` arrives twice: from the terminal, and as SIGTERM from MLflow, which then waits.
+        if self.requested and number == signal.SIGINT:
             os._exit(EXIT_CODE)  # the jobs' processes notice; the next command settles what is left
         self.requested = True

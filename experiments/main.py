@@ -15,7 +15,9 @@ from pathlib import Path
 from experiments import audit, datasets, entry, presets
 from experiments.finish import Finished, finish
 from experiments.options import FIELDS, parser
+from experiments.registry import check_name
 from experiments.study import LISTS, STUDY_OPTIONS, conduct, local_executor, search_space
+from experiments.study_report import publish_study
 from experiments.tracking import Tracker
 
 OVERRIDES = {
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = presets.apply(build_parser().parse_args(arguments))
     launch = entry.read_launch()
     space = search_space(values)
+    check_name(values.model_name)
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
     audited = Path(values.workspace) / "audits" / manifest.key
@@ -44,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
             tracker.log_folder(result.run_id, audited, "audit")
+            publish_study(result, manifest, tracker)
             finished = finish(result, space, manifest, tracker, executor, values)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")

@@ -52,4 +52,6 @@ def _result(ended: JobEnded) -> dict[str, Any]:
         return ended.result
     if ended.user_error:
         raise UserError(ended.reason.removeprefix("UserError: "))
-    raise JobFailed(f"{ended.job.name} failed: {ended.reason} ({Path(ended.job.folder) / 'log.txt'})")
+    failed = JobFailed(f"{ended.job.name} failed: {ended.reason} ({Path(ended.job.folder) / 'log.txt'})")
+    failed.add_note(ended.traceback)  # the process's own: it becomes part of the run's traceback.txt
+    raise failed

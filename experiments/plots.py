@@ -1,6 +1,5 @@
 """The pictures of runs and studies. Matplotlib's objects only: no global state, no display, safe beside threads."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -128,13 +127,6 @@ def parameter_importance(rows: Sequence[TrialRow], title: str = "") -> Figure | 
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.grid(visible=False, axis="y")
     return figure
-
-
-def as_png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG file."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    return data.getvalue()
 
 
 def _importances(rows: Sequence[TrialRow]) -> dict[str, float]:

@@ -6,13 +6,13 @@ A file that is no image costs that file: the others are predicted, the broken on
 """
 
 import argparse
+import glob
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-from seg.data.images import decode_image
 from tqdm import tqdm
 
 from experiments import entry
@@ -20,6 +20,7 @@ from experiments.models import fetch_model
 from experiments.options import parser
 from experiments.tracking import Tracker
 from seg import overlay
+from seg.data.images import decode_image
 from seg.errors import UserError
 from seg.inference import Predictor
 from seg.start import start_tensorflow
@@ -31,8 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser("predict", __doc__, ["images", "model", "output", "threshold"])
 
 
-def find_images(images: str) -> list[Path]:
+def find_images(images: str, output: Path) -> list[Path]:
     """The image files that `images` names: one file, those of a folder, or those that match a pattern; sorted.
+
+    What an earlier call left in `output` is not among them.
 
     Raises:
         UserError: if there are none.
@@ -45,8 +48,8 @@ def find_images(images: str) -> list[Path]:
     if given.is_dir():
         found = [path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES]
     else:
-        anchor = Path(given.anchor) if given.is_absolute() else Path()
-        found = [path for path in anchor.glob(str(given.relative_to(given.anchor))) if path.is_file()]
+        found = [Path(name) for name in glob.glob(images, recursive=True) if Path(name).is_file()]
+    found = [path for path in found if not path.resolve().is_relative_to(output.resolve())]
     if not found:
         raise UserError(
             f"images names no image file, got '{images}'; give a file, a folder, or a pattern like 'scans/*.png'."
@@ -55,11 +58,17 @@ def find_images(images: str) -> list[Path]:
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """One PNG name per file: its stem; where stems repeat, with as much of the path before it as tells them apart."""
-    stems = [path.stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return [f"{stem}.png" for stem in stems]
-    return ["_".join(path.resolve().parts[1:]).replace(" ", "_") + ".png" for path in paths]
+    """One PNG name per file: its stem, and a number behind it where another file has that name already."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{path.stem}_{number}"
+        taken.add(name.casefold())
+        names.append(f"{name}.png")
+    return names
 
 
 def predict_files(predictor: Predictor, paths: Sequence[Path], output: Path, threshold: float | None) -> list[str]:
@@ -69,11 +78,12 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], output: Path, thr
     broken = []
     for path, name in zip(tqdm(paths, unit="image", delay=2), output_names(paths), strict=True):
         try:
-            image = decode_image(path.read_bytes())
+            data = path.read_bytes()
+            image = decode_image(data)
         except (OSError, UserError) as error:
             broken.append(f"{path}: {error}")
             continue
-        mask = predictor.predict(image, threshold).mask
+        mask = predictor.predict(data, threshold).mask
         _write_png(output / "masks" / name, mask * 255)
         _write_png(output / "overlays" / name, cv2.cvtColor(overlay.overlay(image, mask), cv2.COLOR_RGB2BGR))
     return broken
@@ -90,8 +100,8 @@ def _write_png(path: Path, image: cv2.typing.MatLike) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
-    paths = find_images(values.images)
     output = Path(values.output)
+    paths = find_images(values.images, output)
     with tempfile.TemporaryDirectory() as scratch:
         model = fetch_model(values.model, Tracker(launch.tracking_uri, None), Path(scratch))
         start_tensorflow()

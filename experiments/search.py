@@ -13,7 +13,7 @@ from seg.errors import UserError
 
 SAMPLERS = ("grid", "tpe")
 
-_WITHOUT_EFFECT = ("cache", "devices")
+WITHOUT_EFFECT = ("cache", "devices")
 """Fields of TrainConfig that say how, and not what, is trained."""
 
 
@@ -92,13 +92,13 @@ class SearchSpace:
 
     def as_dict(self) -> dict[str, Any]:
         """What must stay the same for a study's trials to be comparable."""
-        fixed = {name: value for name, value in self.base.as_dict().items() if name not in _WITHOUT_EFFECT}
+        fixed = {name: value for name, value in self.base.as_dict().items() if name not in WITHOUT_EFFECT}
         return fixed | {"loss": list(self.losses), "filters": list(self.filters)}
 
 
 def fingerprint(config: TrainConfig) -> str:
     """Equal for configurations that train the same model."""
-    return json.dumps({name: value for name, value in config.as_dict().items() if name not in _WITHOUT_EFFECT})
+    return json.dumps({name: value for name, value in config.as_dict().items() if name not in WITHOUT_EFFECT})
 
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> TrainConfig:

@@ -70,12 +70,9 @@ def conduct(
     executor: Executor,
     adopt: str | None,
 ) -> StudyResult:
-    """Runs the study that the options describe and adds its table and plots to its MLflow run, which stays open.
-
-    Raises:
-        UserError: if no trial ever finished.
-    """
-    result = run_study(
+    """Runs the study that the options describe; its MLflow run stays open. Raises what `run_study` raises."""
+    datasets.check_batch(manifest, space.base)
+    return run_study(
         study=values.study,
         space=space,
         trials=values.trials or (len(space.arms()) if space.sampler == "grid" else TPE_TRIALS),
@@ -87,8 +84,6 @@ def conduct(
         progress=Progress(),
         adopt=adopt,
     )
-    publish_study(result, tracker)
-    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,11 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manifest = datasets.prepare(values, space.base.image_size)
     with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
-    if result.best is None:
-        tracker.end(result.run_id, "failed", "no trial finished")
-        raise UserError(f"study '{values.study}' has no finished trial; read the reasons above, then run it again.")
-    tracker.end(result.run_id, "finished")
-    print(f"best: trial {result.best.number}, val_dice {result.best.val_dice:.3f}, run {result.best.run_id}")
+    with tracker.ending(result.run_id):
+        publish_study(result, manifest, tracker)
+        best = result.winner()
+    print(f"best: trial {best.number}, val_dice {best.val_dice:.3f}, run {best.run_id}")
     return 0
 
 

@@ -4,6 +4,7 @@ Of a trial's two records MLflow's is ended first, Optuna's second. A driver that
 trial in Optuna, and the next driver settles both; the other order would leave a run RUNNING in MLflow for ever.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,6 +92,16 @@ class StudyLoop:
         Raises:
             UserError: if trials fail with the same UserError and none does otherwise.
         """
+        try:
+            self._run(interrupts)
+        except Exception as error:
+            # The executor's end takes the processes. What cannot be settled now, the next driver settles.
+            for running in self._running.values():
+                with contextlib.suppress(Exception):
+                    self._fail(running, "failed", f"the driver failed: {type(error).__name__}: {error}")
+            raise
+
+    def _run(self, interrupts: Interrupts) -> None:
         while not interrupts.requested:
             while len(self._running) < self._executor.slots and not interrupts.requested and self._start_next():
                 pass
@@ -124,7 +135,7 @@ class StudyLoop:
     def _start(self, number: int, config: TrainConfig) -> None:
         run_id = self._tracker.start_trial(self._parent_run, self._study, number, config, self._manifest)
         self._store.set_run(number, run_id)
-        folder = trial_folder(self._workspace, self._study, number)
+        folder = trial_folder(self._workspace, self._study, number, run_id)
         job = Job(
             name=f"trial {number}",
             task="train",
@@ -138,17 +149,17 @@ class StudyLoop:
     def _handle(self, event: JobEvent) -> None:
         running = self._running[event.job.name]
         if isinstance(event, JobReported):
-            go_on = self._take_report(running, event.report)
+            go_on = self._goes_on(running, event.report)
             running.stopped = not go_on
-            self._executor.answer(event.job, go_on)
+            self._executor.answer(event.job, go_on)  # first: a slow tracking server must not hold up training
+            self._tracker.log_epoch(running.run_id, event.report)
+            self._progress.epoch(running.number, event.report)
         else:
-            del self._running[event.job.name]
             self._settle(running, event)
+            del self._running[event.job.name]
 
-    def _take_report(self, running: _Running, report: EpochReport) -> bool:
-        """Records an epoch; whether to go on."""
-        self._tracker.log_epoch(running.run_id, report)
-        self._progress.epoch(running.number, report)
+    def _goes_on(self, running: _Running, report: EpochReport) -> bool:
+        """Tells the storage of an epoch; whether to go on."""
         if not math.isfinite(report.val_dice):
             running.not_a_number_at = report.epoch
             return False

@@ -4,12 +4,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.one_job import JobFailed
 from experiments.storage import TrialRow
 
 
-def trial_folder(workspace: Path, study: str, number: int) -> Path:
+def trial_folder(workspace: Path, study: str, number: int, run_id: str) -> Path:
     """Where a trial leaves its files."""
-    return workspace.absolute() / "studies" / study / f"trial_{number:04d}"
+    # Numbers and names begin anew with another storage; run ids never do, so that no study meets another's files.
+    return workspace.absolute() / "studies" / study / f"trial_{number:04d}_{run_id[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +38,22 @@ class StudyResult:
         finished = [row for row in self.rows if row.state == "finished" and row.val_dice is not None]
         return max(finished, key=lambda row: (row.val_dice, -row.number), default=None)
 
+    def winner(self) -> TrialRow:
+        """The best trial.
+
+        Raises:
+            JobFailed: if no trial finished.
+        """
+        if self.best is None:
+            raise JobFailed(f"study '{self.study}' has no finished trial; read the reasons above, then run it again.")
+        return self.best
+
     @property
     def counts(self) -> dict[str, int]:
         """Trials by state: finished, pruned, failed."""
         return dict(Counter(row.state for row in self.rows))
 
     def folder(self, row: TrialRow) -> Path:
-        """The folder of a trial of this study."""
-        return trial_folder(self.workspace, self.study, row.number)
+        """The folder of a trial of this study that has a run."""
+        assert row.run_id is not None
+        return trial_folder(self.workspace, self.study, row.number, row.run_id)

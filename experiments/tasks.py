@@ -98,10 +98,13 @@ def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: f
         "scores": {name: asdict(interval) for name, interval in found.scores.items()},
         "baselines": baselines(manifest, split),
     }
-    _write(folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
     columns = [field.name for field in fields(evaluation.ImageScore)]
     _write_table(folder / "per_image.csv", columns, map(astuple, found.images))
     _write_panels(folder / "panels", network, manifest, split, threshold, batch_size, strategy)
+    # Last, and renamed into place: whoever finds it finds the rest too.
+    partial = folder / ".partial.evaluation.json"
+    _write(partial, json.dumps(result, indent=1) + "\n")
+    partial.replace(folder / "evaluation.json")
     return result
 
 

@@ -104,7 +104,7 @@ class Tracker:
         Raises:
             UserError: if the store has no such run.
         """
-        tags = _common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: _study_note(study, manifest)}
+        tags = _common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: _study_note(study, parameters, manifest)}
         known = self._create_or_adopt(study, tags, run_id or adopt)
         if run_id and adopt and run_id != adopt:
             self.log_tags(adopt, {MLFLOW_PARENT_RUN_ID: run_id, "continues": study})
@@ -154,9 +154,10 @@ class Tracker:
         """Sets tags; a tag that is there already is replaced."""
         self._client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
-    def log_note(self, run_id: str, markdown: str) -> None:
-        """Sets the run's description, which MLflow's page shows above everything else."""
-        self.log_tags(run_id, {MLFLOW_RUN_NOTE: markdown})
+    def extend_note(self, run_id: str, markdown: str) -> None:
+        """Adds to the description that the run got when it started or went on; MLflow's page shows it."""
+        before = self._existing(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+        self.log_tags(run_id, {MLFLOW_RUN_NOTE: f"{before}\n{markdown}"})
 
     def log_folder(self, run_id: str, folder: Path, path: str = "") -> None:
         """Uploads a folder's files, with its subfolders, below `path` of the run's artifacts."""
@@ -226,7 +227,7 @@ class Tracker:
     def _create_or_adopt(self, name: str, tags: Mapping[str, str], known: str | None) -> str:
         if known is None:
             return self._create_run(self._find_or_create_experiment(), name, tags)
-        self._existing(known)
+        self._mark_experiment(self._existing(known).info.experiment_id)
         self._client.update_run(known, status="RUNNING", name=name)
         self.log_tags(known, tags)
         return known
@@ -255,21 +256,34 @@ class Tracker:
         database = tracking_uri.sqlite_path(self.uri)
         folder = re.sub(r"[^\w.-]+", "_", self._experiment)
         location = None if database is None else (database.parent / "mlruns" / folder).as_uri()
-        kind = {_EXPERIMENT_KIND: "custom_model_development"}
-        return str(self._client.create_experiment(self._experiment, artifact_location=location, tags=kind))
+        created = str(self._client.create_experiment(self._experiment, artifact_location=location))
+        self._mark_experiment(created)
+        return created
+
+    def _mark_experiment(self, experiment_id: str) -> None:
+        """Has MLflow's page open on training runs, unless somebody chose."""
+        if _EXPERIMENT_KIND not in self._client.get_experiment(experiment_id).tags:
+            self._client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
 
     def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
+        return str(self._client.create_run(experiment_id, tags=_origin_tags() | dict(tags), run_name=name).info.run_id)
 
     def _existing(self, run_id: str) -> Run:
         try:
-            return self._client.get_run(run_id)
+            run = self._client.get_run(run_id)
+            if run.info.lifecycle_stage == "active":
+                return run
+            raise UserError(
+                f"MLflow run {run_id} must not be deleted; restore it (mlflow runs restore --run-id {run_id}), "
+                "or choose another."
+            )
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            # The second: what cannot be an id at all, such as a path.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise UserError(
-                f"MLflow run {run_id} must be in {tracking_uri.displayed(self.uri)}, got none; "
-                "set MLFLOW_TRACKING_URI to the store that has it, or choose another study."
+                f"MLflow run '{run_id}' must be in {tracking_uri.displayed(self.uri)}, got none; "
+                "set MLFLOW_TRACKING_URI to the store that has it, or choose another."
             ) from None
 
     def _log_params(self, run_id: str, parameters: Mapping[str, Any]) -> None:
@@ -287,11 +301,16 @@ def _common_tags(manifest: Manifest) -> dict[str, str]:
     tags = {"dataset_key": manifest.key, "split": manifest.split}
     if commit := git_commit():
         tags["git_commit"] = commit
-    return tags | {
-        MLFLOW_USER: getpass.getuser(),
-        MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name,
-        MLFLOW_SOURCE_TYPE: "LOCAL",
-    }
+    return tags
+
+
+def _origin_tags() -> dict[str, str]:
+    """Who started a run with what. An adopted run keeps what `mlflow run` noted."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        user = f"uid {os.getuid()}"
+    return {MLFLOW_USER: user, MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name, MLFLOW_SOURCE_TYPE: "LOCAL"}
 
 
 @functools.cache
@@ -317,10 +336,13 @@ def _dataset_input(manifest: Manifest) -> DatasetInput:
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 
 
-def _study_note(study: str, manifest: Manifest) -> str:
+def _study_note(study: str, parameters: Mapping[str, Any], manifest: Manifest) -> str:
+    # The settings as they are in effect: among the parameters, `mlflow run` may have noted `image_size=preset`.
+    settings = ", ".join(f"{name} {_as_text(value)}" for name, value in parameters.items())
     counts = "\n".join(f"| {name} | {split.examples} | {split.empty} |" for name, split in manifest.splits.items())
     return (
         f"### Study `{study}`\n\nDataset **{manifest.name}** (`{manifest.key}`), split *{manifest.split}*, "
         f"{manifest.image_size}×{manifest.image_size} pixels.\n\n"
+        f"Settings: {settings}.\n\n"
         f"| split | images | without foreground |\n|---|---|---|\n{counts}\n"
     )

@@ -61,9 +61,16 @@ def probe(uri: str) -> None:
     Raises:
         UserError: if it does not within a few seconds, or if the URI names a kind of store that is not supported.
     """
-    scheme = urlsplit(uri).scheme
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as error:  # it may hold a password: it is not shown
+        raise UserError(f"tracking_uri must be a URL, got one with an {error}; use {DEFAULT}.") from None
     if scheme in ("http", "https"):
         _probe_server(uri)
+    elif scheme == "sqlite" and not uri.removeprefix("sqlite:").lstrip("/").replace(":memory:", ""):
+        raise UserError(
+            f"tracking_uri must name a file, so that the runs outlast the command, got '{uri}'; use {DEFAULT}."
+        )
     elif scheme.startswith(("sqlite", "postgresql", "mysql", "mssql")):
         _probe_database(uri, scheme)
     else:

@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, config.image_size)
 
+    datasets.check_batch(manifest, config)
     run_id = tracker.start_run(f"{config.loss} f{config.filters}", config.as_dict(), manifest, adopt=launch.run_id)
     tracker.watch_system(run_id)
     progress = Progress()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,8 @@ class TrainConfig:
         for name in ("patience", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if self.seed >= 2**32:
+            raise UserError(f"seed must be below 4294967296, got {self.seed}.")  # NumPy takes no larger one
         for name, known in (
             ("loss", LOSSES),
             ("augmentation", AUGMENTATIONS),
@@ -57,6 +60,8 @@ class TrainConfig:
         ):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'.")
+        if not re.fullmatch(r"auto|cpu:[1-9]\d{0,2}", self.devices):
+            raise UserError(f"devices must be auto or cpu:N with N from 1 to 999, got '{self.devices}'.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UserError(f"learning_rate must be a positive number, got {self.learning_rate}.")
         if self.depth > 10:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.images import decode_image, resize_image, resize_probability, to_rgb8
+from seg.data.images import decode_image, header_size, resize_image, resize_probability, to_rgb8
 from seg.errors import UserError
 
 MODEL = "model.keras"
@@ -92,11 +92,18 @@ class Predictor:
         """The masks of many images of any sizes, in order; one batch is held in memory at a time."""
         threshold = self.threshold if threshold is None else _checked(threshold)
         for start in range(0, len(images), self._batch_size):
-            pictures = [_as_rgb8(image) for image in images[start : start + self._batch_size]]
-            for picture, probability in zip(pictures, self._probabilities(pictures), strict=True):
-                height, width = picture.shape[:2]
+            batch = images[start : start + self._batch_size]
+            pictures = [self._as_rgb8(image) for image in batch]
+            for image, probability in zip(batch, self._probabilities(pictures), strict=True):
+                height, width = header_size(image) if isinstance(image, bytes) else image.shape[:2]
                 own = resize_probability(probability, height, width)
                 yield Prediction(mask=(own >= threshold).astype(np.uint8), probability=own)
+
+    def _as_rgb8(self, image: bytes | NDArray[Any]) -> NDArray[np.uint8]:
+        """As conversion reads it: a JPEG's file decoded no larger than the model needs."""
+        if isinstance(image, bytes):
+            return decode_image(image, fit=(self.image_size, self.image_size))
+        return to_rgb8(image)
 
     def _probabilities(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """(images, image_size, image_size) float32; the pictures are (height, width, 3) of any sizes."""
@@ -105,12 +112,6 @@ class Predictor:
         logits = np.asarray(self._model(batch, training=False), dtype=np.float32)[..., 0]
         # exp of a large positive number would overflow; tanh does not.
         return 0.5 * (1 + np.tanh(0.5 * logits))
-
-
-def _as_rgb8(image: bytes | NDArray[Any]) -> NDArray[np.uint8]:
-    if isinstance(image, bytes | bytearray | memoryview):
-        return decode_image(bytes(image))
-    return to_rgb8(image)
 
 
 def _read_threshold(path: Path) -> float:

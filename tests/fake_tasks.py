@@ -1,7 +1,7 @@
 """Tasks without TensorFlow: what a job's process can do to an executor, chosen by the job's arguments.
 
 A `train` job carries either `behaviour` (the executor's tests) or `config` (the driver's tests), and then the
-`behaviour.json` beside its study's trials, if any, maps a trial's folder name to what that trial shall do.
+`behaviour.json` beside its study's trials, if any, maps a trial's folder name, up to its run, to what it shall do.
 """
 
 import json
@@ -38,7 +38,7 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
 
 def _planned(folder: Path) -> str:
     plan = folder.parent / "behaviour.json"
-    return json.loads(plan.read_text()).get(folder.name, "") if plan.exists() else ""
+    return json.loads(plan.read_text()).get(folder.name.rpartition("_")[0], "") if plan.exists() else ""
 
 
 def _misbehave(behaviour: str, folder: Path, garbage: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments.driver import ABANDONED
+from experiments.executors.local import LocalExecutor
+from experiments.study_result import trial_folder
 from seg.errors import UserError
 from tests.executor_contract import wait_for_pid, wait_until_dead
 from tests.study_setting import Setting, make_manifest, make_space
@@ -51,7 +53,7 @@ def test_a_trial_is_recorded_from_start_to_end(setting):
         "log_figure",
         "end",
     ]
-    assert calls[3]["metrics"] == {"best_val_dice": pytest.approx(0.508), "best_epoch": 2}
+    assert calls[3]["metrics"] == {"best_val_dice": pytest.approx(0.508), "best_epoch": 2, "model_parameters": 1}
     assert calls[5]["files"] == ["log.txt", "model.keras"]
     assert setting.tracker.states() == {"run-losses": "running", "run-losses-0": "finished"}
 
@@ -153,10 +155,31 @@ def test_an_unexpected_error_of_the_driver_ends_the_study_run(setting, monkeypat
     monkeypatch.setattr(setting.tracker, "log_epoch", break_down)
     with pytest.raises(ConnectionError, match="no route"):
         setting.run(1)
-    assert setting.tracker.states()["run-losses"] == "failed"
+    assert setting.tracker.states() == {"run-losses": "failed", "run-losses-0": "failed"}
+    assert setting.optuna_trials()[0].user_attrs["reason"] == "the driver failed: ConnectionError: no route"
     monkeypatch.undo()
     setting.run(1)
     assert setting.optuna_states() == ["FAIL", "COMPLETE"]
+
+
+def test_a_trial_whose_files_cannot_be_published_is_settled(setting, monkeypatch):
+    def break_down(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(setting.tracker, "log_folder", break_down)
+    with pytest.raises(OSError, match="no space left"):
+        setting.run(1)
+    assert setting.tracker.states() == {"run-losses": "failed", "run-losses-0": "failed"}
+    assert setting.optuna_states() == ["FAIL"]
+
+
+def test_training_goes_on_before_the_epoch_is_recorded(setting, monkeypatch):
+    order = []
+    answer, log_epoch = LocalExecutor.answer, setting.tracker.log_epoch
+    monkeypatch.setattr(LocalExecutor, "answer", lambda *given: order.append("answer") or answer(*given))
+    monkeypatch.setattr(setting.tracker, "log_epoch", lambda *given: order.append("log") or log_epoch(*given))
+    setting.run(1)
+    assert order == ["answer", "log"] * 2
 
 
 class TestTPE:
@@ -210,7 +233,8 @@ class Driver:
 
 
 def worker_of(setting: Setting, number: int) -> int:
-    return wait_for_pid(Path(setting.folder) / "studies" / "losses" / f"trial_{number:04d}" / "pid")
+    folder = trial_folder(Path(setting.folder), "losses", number, f"run-losses-{number}")
+    return wait_for_pid(folder / "pid")
 
 
 def test_a_killed_driver_leaves_nothing_running_and_the_study_goes_on(setting):
@@ -252,6 +276,19 @@ def test_an_interrupt_settles_everything(setting, number):
     }
     setting.run(4)
     assert setting.optuna_states().count("COMPLETE") == 4
+
+
+def test_ctrl_c_under_mlflow_run_settles_everything(setting):
+    # MLflow's own process hears Ctrl-C too, and sends SIGTERM at once.
+    setting.plan({0: "ignore_sigterm"})
+    driver = Driver(setting, trials=1)
+    worker_of(setting, 0)
+    driver.process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    driver.process.send_signal(signal.SIGTERM)
+    assert driver.end()[0] == 130
+    assert setting.optuna_states() == ["FAIL"]
+    assert setting.tracker.states() == {"run-losses": "cancelled", "run-losses-0": "cancelled"}
 
 
 def test_a_second_interrupt_ends_at_once(setting):

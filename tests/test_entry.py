@@ -1,12 +1,22 @@
 """Entry points end as promised: one line for a mistake, exit codes that mean something."""
 
 import os
-from collections.abc import Sequence
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from experiments import entry
 from seg.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def handler_of_sigterm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def ended_with(main: entry.Main) -> object:
@@ -33,6 +43,18 @@ def test_interruption_is_code_130() -> None:
         raise KeyboardInterrupt
 
     assert ended_with(main) == 130
+
+
+def test_sigterm_is_an_interruption() -> None:
+    code = (
+        "import os, signal, time\nfrom experiments import entry\n"
+        "def main(arguments):\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(10)\n"
+        "    finally:\n        print('settled', flush=True)\n"
+        "entry.run(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "settled\n", "interrupted\n")
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -216,3 +216,38 @@ class TestResize:
         resized = resize_mask(mask, new_height, new_width)
         assert resized.shape == (new_height, new_width)
         assert set(np.unique(resized)) <= {0, 1, 255}
+
+
+class TestFit:
+    """Decoding at a fraction of the size."""
+
+    @pytest.mark.parametrize(
+        ("size", "fit", "expected"),
+        [
+            ((64, 96), (16, 16), (16, 24)),  # a quarter; an eighth would be 8 × 12
+            ((64, 96), (17, 16), (32, 48)),
+            ((64, 96), (64, 64), (64, 96)),
+            ((66, 96), (16, 16), (33, 48)),  # 66 is no multiple of 4
+            ((65, 96), (16, 16), (65, 96)),
+            ((64, 96), None, (64, 96)),
+        ],
+    )
+    def test_size(self, size, fit, expected):
+        assert decode_image(encode(np.zeros(size, np.uint8), ".jpg"), fit=fit).shape[:2] == expected
+
+    def test_other_formats_are_decoded_whole(self):
+        assert decode_image(encode(np.zeros((64, 64), np.uint8)), fit=(8, 8)).shape == (64, 64, 3)
+
+    def test_is_rgb(self):
+        red = np.zeros((64, 64, 3), np.uint8)
+        red[..., 2] = 200
+        assert np.abs(decode_image(encode(red, ".jpg"), fit=(32, 32)).astype(int) - [200, 0, 0]).max() <= 2
+
+    def test_record_is_nearly_that_of_the_whole_image(self):
+        rows, columns = np.mgrid[0:640, 0:640]
+        smooth = 127 + 60 * np.sin(rows / 9) + 60 * np.cos(columns / 13)
+        noisy = smooth + np.random.default_rng(0).normal(0, 5, smooth.shape)
+        data = encode(np.clip(noisy, 0, 255).astype(np.uint8), ".jpg")
+        whole = resize_image(decode_image(data), 256, 256)
+        fitted = resize_image(decode_image(data, fit=(256, 256)), 256, 256)
+        assert np.abs(whole.astype(int) - fitted).mean() < 1.5

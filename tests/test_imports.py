@@ -12,9 +12,14 @@ MODULES = sorted([*ROOT.glob("seg/**/*.py"), *ROOT.glob("experiments/**/*.py")])
 
 # Who may import a library at all; every other module of the project may not.
 ONLY = {
-    "mlflow": {"experiments/tracking.py", "experiments/registry.py", "experiments/pyfunc_model.py"},
-    "optuna": {"experiments/storage.py", "experiments/search.py", "experiments/driver.py", "experiments/plots.py"},
-    "pycocotools": {"seg/data/masks.py"},
+    "mlflow": {
+        "experiments/tracking.py",
+        "experiments/system_metrics.py",  # part of tracking
+        "experiments/registry.py",
+        "experiments/pyfunc_model.py",  # travels with the registered model
+    },
+    "optuna": {"experiments/storage.py", "experiments/search.py", "experiments/plots.py"},
+    "pycocotools": {"seg/data/masks.py", "seg/data/demo.py"},  # the demo writes run lengths, masks.py reads them
 }
 
 
@@ -43,9 +48,7 @@ def test_imports_point_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize("library", ONLY)
 def test_one_room_talks_to_each_library(library: str) -> None:
-    users = {str(path.relative_to(ROOT)) for path in MODULES if imports(path, library)}
-    assert users
-    assert users <= ONLY[library]
+    assert {str(path.relative_to(ROOT)) for path in MODULES if imports(path, library)} == ONLY[library]
 
 
 @pytest.mark.parametrize("verb", ["main", "convert", "audit", "train", "study", "evaluate", "predict"])

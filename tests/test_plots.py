@@ -1,13 +1,21 @@
+import io
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.plots import as_png, dice_by_arm, learning_curves, optimisation_history, parameter_importance
+from experiments.plots import dice_by_arm, learning_curves, optimisation_history, parameter_importance
 from experiments.storage import TrialRow
 from seg.config import TrainConfig
 from seg.training.result import EpochReport
+
+
+def as_png(figure):
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return data.getvalue()
 
 
 def row(number, val_dice=0.5, state="finished", **options):

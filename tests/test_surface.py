@@ -66,7 +66,7 @@ def test_help_says_what_each_option_does(verb: str, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(f"experiments.{verb}").build_parser().parse_args(["--help"])
     assert ended.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())  # a line may break anywhere
+    text = " ".join(capsys.readouterr().out.split())  # without its line breaks
     for name in flags(verb):
         assert f"--{name}" in text
     assert text.count("(default: ") == len(flags(verb))

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -72,6 +73,7 @@ def test_study_run(study, client, store):
     tags = run.data.tags
     assert (tags["study"], tags["dataset_key"], tags["split"]) == ("widths", "0123456789abcdef", "official")
     assert "| train | 30 | 2 |" in tags["mlflow.note.content"]
+    assert "Settings: trials 4, loss bce,dice, learning_rate 0.001." in tags["mlflow.note.content"]
     assert client.get_experiment(run.info.experiment_id).name == "segmentation"
     assert run.info.artifact_uri.startswith((store / "mlruns" / "segmentation").as_uri())
 
@@ -163,6 +165,29 @@ def test_the_run_of_mlflow_run_is_adopted(tracker, manifest, client):
     assert client.get_run(start_trial(tracker, outer, manifest)).info.experiment_id == "0"
 
 
+def test_an_adopted_run_keeps_what_mlflow_run_noted_of_its_origin(tracker, manifest, client):
+    noted = {"mlflow.source.type": "PROJECT", "mlflow.source.name": "git@host:project", "mlflow.user": "ada"}
+    outer = client.create_run("0", tags=noted).info.run_id
+    tracker.start_study("widths", {}, manifest, adopt=outer)
+    tags = client.get_run(outer).data.tags
+    assert {name: tags[name] for name in noted} == noted
+
+
+def test_a_user_without_a_name_can_start_a_run(tracker, manifest, client, monkeypatch):
+    def refuse():
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", refuse)
+    run = client.get_run(tracker.start_study("widths", {}, manifest))
+    assert run.data.tags["mlflow.user"] == f"uid {os.getuid()}"
+
+
+def test_a_deleted_run_cannot_go_on(tracker, study, manifest, client):
+    client.delete_run(study)
+    with pytest.raises(UserError, match=rf"MLflow run {study} must not be deleted; restore it"):
+        tracker.start_study("widths", {}, manifest, run_id=study)
+
+
 def test_the_run_of_mlflow_run_is_filed_under_a_study_that_goes_on(tracker, study, manifest, client):
     outer = client.create_run("0").info.run_id
     assert tracker.start_study("widths", {}, manifest, run_id=study, adopt=outer) == study
@@ -178,11 +203,13 @@ def test_files_and_texts_become_artifacts(tracker, study, client, tmp_path):
     assert paths == {"panels/best_0.png", "tables/comparison.csv"}
 
 
-def test_tags_and_the_note_are_replaced(tracker, study, client):
+def test_tags_are_replaced_and_the_note_grows(tracker, study, client):
     tracker.log_tags(study, {"best_trial": 3})
-    tracker.log_note(study, "the answer")
+    tracker.extend_note(study, "the answer")
     assert client.get_run(study).data.tags["best_trial"] == "3"
-    assert client.get_run(study).data.tags["mlflow.note.content"] == "the answer"
+    note = client.get_run(study).data.tags["mlflow.note.content"]
+    assert note.startswith("### Study `widths`")
+    assert note.endswith("\nthe answer")
 
 
 def test_the_active_run_plays_no_part(tracker, manifest, client, monkeypatch):
@@ -214,9 +241,10 @@ def test_broken_sensors_hurt_nobody(tracker, study, manifest, client, monkeypatc
     assert "no sensor" in caplog.text
 
 
-def test_a_run_that_the_store_does_not_have(tracker, manifest):
-    with pytest.raises(UserError, match=r"MLflow run 00 must be in sqlite:.*, got none"):
-        tracker.start_study("widths", {}, manifest, run_id="00")
+@pytest.mark.parametrize("run_id", ["00", "runs/abc/model.keras"])
+def test_a_run_that_the_store_does_not_have(tracker, manifest, run_id):
+    with pytest.raises(UserError, match=rf"MLflow run '{run_id}' must be in sqlite:.*, got none"):
+        tracker.start_study("widths", {}, manifest, run_id=run_id)
 
 
 def test_a_deleted_experiment(tracker, client):

@@ -122,6 +122,12 @@ def test_a_database_without_its_driver(monkeypatch):
     assert "secret" not in str(caught.value)
 
 
+def test_an_address_that_is_no_url():
+    with pytest.raises(UserError, match=r"tracking_uri must be a URL, got one with an Invalid IPv6 URL") as caught:
+        probe("http://anna:secret@[host")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///data/mlruns", "ftp://anna:secret@host"])
 def test_a_store_that_is_not_supported(uri):
     with pytest.raises(UserError, match=r"must be an MLflow server .* use sqlite:///mlflow.db") as caught:
@@ -141,3 +147,9 @@ def test_quieten_leaves_what_the_user_has_set(monkeypatch):
     # setdefault put them there past monkeypatch
     for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_a_store_in_memory(uri):
+    with pytest.raises(UserError, match="tracking_uri must name a file"):
+        probe(uri)

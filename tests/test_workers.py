@@ -57,3 +57,14 @@ def test_stopping_early_leaves_no_process():
 
 def test_processes_import_no_framework():
     assert dict(map_in_processes(loaded_modules, [0], 1)) == {0: []}
+
+
+def swell(text: str) -> str:
+    return text * 2
+
+
+def test_large_items_and_results_do_not_block_each_other():
+    items = ["x" * 400_000] * 40
+    results = dict(map_in_processes(swell, items, 2, chunk_size=4))
+    assert {len(result) for result in results.values()} == {800_000}
+    assert len(results) == 40

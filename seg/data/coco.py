@@ -291,7 +291,7 @@ def _image_size(entry: dict[str, Any]) -> tuple[int, int]:
 
 def _file_name(entry: dict[str, Any]) -> str:
     name = _text(entry, "file_name")
-    if any(ord(character) < 32 for character in name):
+    if re.search(r"[\x00-\x1f]", name):
         raise BrokenRule("file_name_control", f"file_name must not hold control characters, got {shown(name)}")
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
         raise BrokenRule("file_name_absolute", f"file_name must be relative to the image folder, got {shown(name)}")

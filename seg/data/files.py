@@ -14,6 +14,7 @@ from seg.data.segmentation import BrokenRule
 MAX_BYTES = 256 * 1024 * 1024
 _RACY = 2 * 10**9  # ns; a file this young may change again within one tick of the file system's clock
 _THREADS = 4
+_BATCH = 64  # files; one at a time, handing over takes as long as hashing
 
 
 def locate(folder: Path, file_name: str, export: Path) -> tuple[Path, os.stat_result]:
@@ -59,8 +60,11 @@ class HashCache:
 
     def hashes(self, files: Iterable[tuple[Path, os.stat_result]]) -> list[str | BrokenRule]:
         """The hash of each file, or why it cannot be read; in the given order."""
+        listed = list(files)
+        batches = [listed[start : start + _BATCH] for start in range(0, len(listed), _BATCH)]
         with ThreadPoolExecutor(_THREADS) as threads:
-            return list(threads.map(lambda file: self._hash(*file), files))
+            hashed = threads.map(lambda batch: [self._hash(*file) for file in batch], batches)
+            return [digest for batch in hashed for digest in batch]
 
     def save(self) -> None:
         """Writes what is new beside the old file, then renames it."""

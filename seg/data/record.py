@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from seg.data.coco import Annotation, ImageEntry
-from seg.data.images import decode_image, resize_image, resize_mask
+from seg.data.images import decode_image, header_size, resize_image, resize_mask
 from seg.data.manifest import IGNORE, Example
 from seg.data.masks import example_mask
 from seg.data.segmentation import BrokenRule
@@ -85,10 +85,8 @@ class RecordWriter:
         entry = task.image
         mask, counts, ignored = example_mask(task.annotations, entry.height, entry.width, crowds=self._crowds)
         size = self._image_size
-        record = np.empty((size, size, 4), np.uint8)
-        record[..., :3] = resize_image(image, size, size)
-        record[..., 3] = resized = resize_mask(mask, size, size)
-        self._write(task, record)
+        resized = resize_mask(mask, size, size)
+        self._write(task, cv2.merge([resize_image(image, size, size), resized]))
         (self._folder / f"{task.split}_mask" / task.mask_name).write_bytes(_png(resized))
         example = Example(
             image_id=entry.id,
@@ -110,10 +108,12 @@ class RecordWriter:
         if hashlib.sha256(data).hexdigest() != task.sha256:
             raise BrokenRule("changed_file", f"{task.path} changed while it was converted; convert again")
         try:
-            image = decode_image(data, exif=self._exif)
+            image = decode_image(data, exif=self._exif, fit=(self._image_size, self._image_size))
+            height, width = header_size(data)
         except UserError as error:
             raise BrokenRule("image_refused", str(error)) from None
-        height, width = image.shape[:2]
+        if (height > width) != (image.shape[0] > image.shape[1]):
+            height, width = width, height  # EXIF rotation turned it
         if (height, width) != (task.image.height, task.image.width):
             raise BrokenRule(
                 "size_disagrees",
@@ -134,6 +134,7 @@ class RecordWriter:
 
 def _png(mask: np.ndarray) -> bytes:
     """A picture of a mask: foreground white, ignored grey; one bit a pixel where nothing is ignored."""
-    picture = np.where(mask == IGNORE, np.uint8(IGNORED_GREY), mask * np.uint8(255))
-    options = [] if (mask == IGNORE).any() else [cv2.IMWRITE_PNG_BILEVEL, 1]
-    return cv2.imencode(".png", picture, options)[1].tobytes()
+    ignored = mask == IGNORE
+    if not ignored.any():
+        return cv2.imencode(".png", mask * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
+    return cv2.imencode(".png", np.where(ignored, np.uint8(IGNORED_GREY), mask * np.uint8(255)))[1].tobytes()

@@ -5,18 +5,21 @@ The processes are spawned, so that they import only what the function needs, wha
 
 import ctypes
 import multiprocessing
+import queue
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_AHEAD = 2  # chunks per process: one in work, one waiting, so that no process waits for the parent
 _KEEP = 256 * 1024 * 1024
 
 
@@ -31,7 +34,7 @@ class Died:
 class _Worker:
     process: BaseProcess
     connection: Connection
-    chunk: list[tuple[int, Any]]
+    chunks: deque[list[tuple[int, Any]]] = field(default_factory=deque)  # sent and not answered, oldest first
 
 
 def map_in_processes(
@@ -65,17 +68,17 @@ def map_in_processes(
         with _without_main_module():
             process.start()
         theirs.close()
-        workers[ours] = _Worker(process, ours, [])
+        workers[ours] = _Worker(process, ours)
         give(workers[ours])
 
     def give(worker: _Worker) -> None:
-        if not chunks:
+        while chunks and len(worker.chunks) < _AHEAD:
+            worker.chunks.append(chunks.popleft())
+            with suppress(OSError):  # it died; reading from it says so
+                worker.connection.send(worker.chunks[-1])
+        if not worker.chunks:
             del workers[worker.connection]
             _end(worker)
-            return
-        worker.chunk = chunks.popleft()
-        with suppress(OSError):  # it died while idle; reading from it says so
-            worker.connection.send(worker.chunk)
 
     try:
         for _ in range(min(jobs, len(chunks))):
@@ -88,17 +91,20 @@ def map_in_processes(
                 except (EOFError, OSError):
                     del workers[worker.connection]
                     _end(worker)
-                    if len(worker.chunk) == 1:
-                        yield worker.chunk[0][0], Died(worker.process.exitcode)
+                    suspects = worker.chunks.popleft()
+                    chunks.extendleft(reversed(worker.chunks))
+                    if len(suspects) == 1:
+                        yield suspects[0][0], Died(worker.process.exitcode)
                     else:
-                        chunks.extendleft([item] for item in reversed(worker.chunk))
+                        chunks.extendleft([item] for item in reversed(suspects))
                     if chunks:
                         start()
                     continue
                 if isinstance(results, BaseException):
                     raise results
-                yield from zip((index for index, _ in worker.chunk), results, strict=True)
+                finished = worker.chunks.popleft()
                 give(worker)
+                yield from zip((index for index, _ in finished), results, strict=True)
     finally:
         for worker in workers.values():
             worker.process.terminate()
@@ -127,16 +133,23 @@ def _end(worker: _Worker) -> None:
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the processes
     _keep_memory()
-    while True:
-        try:
-            chunk = connection.recv()
-        except (EOFError, OSError):
-            return
+    received: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    # Read in a thread of its own: if both ends were busy sending, both would wait for ever.
+    threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
+    while (chunk := received.get()) is not None:
         try:
             results: Any = [function(item) for _, item in chunk]
         except Exception as error:
             results = error
         connection.send(results)
+
+
+def _receive(connection: Connection, received: "queue.SimpleQueue[Any]") -> None:
+    try:
+        while True:
+            received.put(connection.recv())
+    except (EOFError, OSError):
+        received.put(None)  # the parent has ended, or wants no more
 
 
 def _keep_memory() -> None:

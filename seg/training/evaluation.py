@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import tensorflow as tf
-from pycocotools import mask as coco_mask
 
 from seg.data.images import resize_probability
 from seg.data.manifest import IGNORE, Example, Manifest
+from seg.data.masks import region
 from seg.data.pipeline import evaluation_dataset
 from seg.metrics import count_pixels, dice_per_image, dice_pooled, hard_dice, iou_per_image
 from seg.statistics import Interval, bootstrap_mean
@@ -170,14 +170,8 @@ def _is_empty(image: ImageScore) -> bool:
 
 
 def _dice_own_size(probability: np.ndarray, example: Example, threshold: float) -> float:
-    mask = _decode(example.mask, example)
+    mask = region(example.mask, example.height, example.width)
     if example.ignore is not None:
-        mask[_decode(example.ignore, example) == 1] = IGNORE
+        mask[region(example.ignore, example.height, example.width) == 1] = IGNORE
     prediction = resize_probability(probability, example.height, example.width) >= threshold
     return float(hard_dice(mask[None], prediction[None])[0])
-
-
-def _decode(counts: str, example: Example) -> np.ndarray:
-    """A mask at the image's own size, `(height, width)` uint8, 0 and 1."""
-    mask: np.ndarray = coco_mask.decode({"size": [example.height, example.width], "counts": counts.encode("ascii")})
-    return mask

@@ -1,0 +1,124 @@
+"""What follows a study: its own run is ended whatever happens, and no score is ever another study's."""
+
+import argparse
+import importlib
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from experiments import finish
+from experiments.finish import score_metrics
+from experiments.main import main
+from experiments.one_job import JobFailed
+from experiments.registry import ModelInfo, Registered, beats
+from experiments.storage import TrialRow
+from experiments.study_result import StudyResult
+from experiments.tracking import Tracker
+from seg.config import TrainConfig
+from seg.errors import UserError
+from tests.study_setting import make_manifest
+from tests.tiny import write_tiny
+
+
+def make_result(workspace: Path, trial_run: str = "0123456789", study_run: str = "parent") -> StudyResult:
+    row = TrialRow(
+        number=3, state="finished", config=TrainConfig(), val_dice=0.5, run_id=trial_run, reason="", seconds=1.0
+    )
+    return StudyResult(study="unet", run_id=study_run, workspace=workspace, rows=(row,), ran=1)
+
+
+def test_metrics_have_the_names_of_the_protocol() -> None:
+    interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    evaluation = {
+        "threshold": 0.45,
+        "scores": {"dice": interval, "dice_own_size": interval},
+        "baselines": {"all_background": 0.1},
+    }
+    assert score_metrics(evaluation, "test") == {
+        "test_threshold": 0.45,
+        "test_dice": 0.5,
+        "test_dice_low": 0.4,
+        "test_dice_high": 0.6,
+        "test_dice_own_size": 0.5,
+        "test_dice_own_size_low": 0.4,
+        "test_dice_own_size_high": 0.6,
+        "test_baseline_all_background": 0.1,
+    }
+    # val_dice is the score during training, at threshold 0.5.
+    validation = score_metrics(evaluation, "val")
+    assert "val_dice" not in validation
+    assert (validation["val_dice_tuned"], validation["val_dice_tuned_high"]) == (0.5, 0.6)
+
+
+def test_a_trial_of_the_same_number_in_another_storage_has_another_folder(tmp_path: Path) -> None:
+    one, other = make_result(tmp_path, "0123456789"), make_result(tmp_path, "fedcba9876")
+    assert one.folder(one.winner()) == tmp_path / "studies" / "unet" / "trial_0003_01234567"
+    assert other.folder(other.winner()) == tmp_path / "studies" / "unet" / "trial_0003_fedcba98"
+
+
+def test_a_study_without_a_finished_trial_has_no_winner(tmp_path: Path) -> None:
+    result = StudyResult(study="unet", run_id="parent", workspace=tmp_path, rows=(), ran=0)
+    with pytest.raises(JobFailed, match="study 'unet' has no finished trial"):
+        result.winner()
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "a:b"])
+def test_a_name_that_cannot_be_registered_is_refused_before_anything_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.main.Tracker", None)  # calling it would be a TypeError
+    with pytest.raises(UserError, match="model_name must be without"):
+        main([f"--model_name={name}"])
+
+
+@pytest.mark.parametrize("verb", ["main", "study"])
+def test_the_studys_run_fails_with_its_report(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*arguments: Any) -> None:
+        raise RuntimeError("no room for a plot")
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    manifest = make_manifest(tmp_path)
+    run_id = Tracker(uri, None).start_study("unet", {}, manifest)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    module = f"experiments.{verb}"
+    monkeypatch.setattr("experiments.datasets.prepare", lambda values, image_size: manifest)
+    monkeypatch.setattr(f"{module}.local_executor", lambda slots: nullcontext())
+    monkeypatch.setattr(f"{module}.conduct", lambda *arguments: make_result(tmp_path, study_run=run_id))
+    monkeypatch.setattr(f"{module}.publish_study", break_down)
+    with pytest.raises(RuntimeError, match="no room for a plot"):
+        importlib.import_module(module).main([])
+    run = mlflow.MlflowClient(uri).get_run(run_id)
+    assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "RuntimeError: no room for a plot")
+
+
+def test_a_foreign_champion_is_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = ModelInfo(name="seg-unet", version="1", run_id="", test_key="", dice=None)
+    mine = ModelInfo(name="seg-unet", version="2", run_id="0123456789", test_key="test", dice=0.5)
+    calls: list[dict[str, Any]] = []
+
+    class FakeRegistry:
+        def __init__(self, uri: str) -> None: ...
+
+        def champion(self, name: str) -> ModelInfo:
+            return foreign
+
+        def register(self, *arguments: Any, **details: Any) -> Registered:
+            calls.append(details)
+            wins, reason = beats(mine, foreign, details["champion_dice"])
+            return Registered(model=mine, is_champion=wins, reason=reason)
+
+    monkeypatch.setattr(finish, "Registry", FakeRegistry)
+    monkeypatch.setattr(finish, "_score_champion", None)  # calling it would be a TypeError
+    manifest = write_tiny(tmp_path / "tiny")
+    (best,) = make_result(tmp_path).rows
+    evaluation = {"threshold": 0.5, "scores": {"dice_own_size": {"mean": 0.5}}}
+    values = argparse.Namespace(model_name="seg-unet")
+    tracker: Any = argparse.Namespace(uri="sqlite:///mlflow.db")
+    executor: Any = None
+    registered = finish._register(best, tmp_path, evaluation, manifest, tracker, executor, values)
+    assert calls[0]["champion_dice"] is None
+    assert not registered.is_champion
+    assert "version 1 stays champion" in registered.reason
