@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
-            tracker.log_folder(result.run_id, audited, "audit")
             publish_study(result, manifest, tracker)
+            tracker.log_folder(result.run_id, audited, "audit")
             finished = finish(result, space, manifest, tracker, executor, values)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")
