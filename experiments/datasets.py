@@ -13,29 +13,45 @@ from seg.data.manifest import Manifest
 from seg.errors import UserError
 
 DEMO = "demo"
-OPTIONS = ("data", "categories", "on_bad", "workspace")
+OPTIONS = ("data", "categories", "on_bad", "split", "group_pattern", "workspace")
 
 
-def prepare(values: argparse.Namespace, image_size: int) -> Manifest:
+def export_folder(values: argparse.Namespace) -> Path:
+    """The export that `data` names; the demo is generated when it is not there yet.
+
+    Raises:
+        UserError: if `workspace` cannot be written.
+    """
+    if values.data != DEMO:
+        return Path(values.data)
+    workspace = Path(values.workspace)
+    data = workspace / DEMO
+    try:
+        _generate(data)
+    except OSError as error:
+        raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error
+    return data
+
+
+def prepare(values: argparse.Namespace, image_size: int, split: str | None = None) -> Manifest:
     """The converted dataset that the options name, converted now unless it is up to date.
+
+    Args:
+        values: the parsed options.
+        image_size: side of the records, in pixels.
+        split: how the images are divided, where the option `split` means something else.
 
     Raises:
         UserError: if `data` is no COCO export, or holds what `on_bad=fail` refuses, or `workspace` cannot be written.
     """
-    workspace = Path(values.workspace)
-    data = Path(values.data)
-    if values.data == DEMO:
-        data = workspace / DEMO
-        try:
-            _generate(data)
-        except OSError as error:
-            raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error
     return convert(
-        data,
-        workspace,
+        export_folder(values),
+        Path(values.workspace),
         image_size=image_size,
         categories=values.categories,
         on_bad=values.on_bad,
+        split=split or values.split,
+        group_pattern=values.group_pattern,
         announce=lambda line: print(line, file=sys.stderr),
     )
 

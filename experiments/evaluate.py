@@ -17,12 +17,15 @@ from experiments.executors.local import LocalExecutor
 from experiments.finish import score_metrics
 from experiments.models import fetch_model
 from experiments.one_job import evaluate
-from experiments.options import parser
+from experiments.options import Option, parser
 from experiments.tracking import Tracker
+
+SCORED = Option(type=str, default="test", choices=("train", "val", "test"), help="images to score")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return parser("evaluate", __doc__, [*datasets.OPTIONS, "model", "split", "threshold"])
+    names = ["dataset_split" if name == "split" else name for name in datasets.OPTIONS]
+    return parser("evaluate", __doc__, [*names, "model", "split", "threshold"], split=SCORED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None)
     with tempfile.TemporaryDirectory() as scratch, LocalExecutor(1) as executor:
         model = fetch_model(values.model, tracker, Path(scratch) / "model")
-        manifest = datasets.prepare(values, model.image_size)
+        manifest = datasets.prepare(values, model.image_size, values.dataset_split)
         asked = {"model": values.model, "split": values.split, "threshold": values.threshold or "tuned"}
         run_id = tracker.start_run(f"evaluate {values.split}", asked, manifest, adopt=launch.run_id)
         with tracker.ending(run_id):

@@ -1,4 +1,4 @@
-"""The whole job: convert if stale, train the study, score the winner on the test split once, register it.
+"""The whole job: convert if stale, audit, train the study, score the winner on the test split once, register it.
 
     python -m experiments.main                          a generated demo dataset, small enough for two CPU cores
     python -m experiments.main --data FOLDER            a COCO export (Roboflow's layout, or COCO's)
@@ -8,9 +8,11 @@ Run the same command again and it goes on where it stopped.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from experiments import datasets, entry, presets
+from experiments import audit, datasets, entry, presets
 from experiments.finish import Finished, finish
 from experiments.options import FIELDS, parser
 from experiments.registry import check_name
@@ -39,10 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_name(values.model_name)
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
+    audited = Path(values.workspace) / "audits" / manifest.key
+    audit.report(values, manifest, audited, sys.stderr)
     with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
             publish_study(result, manifest, tracker)
+            tracker.log_folder(result.run_id, audited, "audit")
             finished = finish(result, space, manifest, tracker, executor, values)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")

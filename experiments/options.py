@@ -51,6 +51,18 @@ _RUNNER = {
         choices=("fail", "skip"),
         help="broken images and annotations: fail with the full list, or skip the images that have them",
     ),
+    "split": Option(
+        type=str,
+        default="official",
+        help="how the images are divided: official, the export's own way; grouped, no group on two sides; kfold:K/I, "
+        "fold I of K is test and the next one val",
+    ),
+    "group_pattern": Option(
+        type=str,
+        default="",
+        help="regular expression on the file names whose first group is an image's group, for split=grouped and "
+        "kfold; empty: groups are found from numbered names and likeness",
+    ),
     "workspace": Option(type=str, default="workspace", help="folder of converted datasets and trial folders"),
     "preset": Option(
         type=str,
@@ -79,7 +91,9 @@ _RUNNER = {
         default="models:/seg-unet@champion",
         help="a registered model (models:/NAME@ALIAS, models:/NAME/VERSION) or the id of a run",
     ),
-    "split": Option(type=str, default="test", choices=("train", "val", "test"), help="images to score"),
+    "dataset_split": Option(
+        type=str, default="official", help="how the images are divided, as `split` has it in the other entry points"
+    ),
     "threshold": Option(
         type=threshold,
         default="tuned",
@@ -87,6 +101,12 @@ _RUNNER = {
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
     "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
+    "allow_errors": Option(
+        type=str,
+        default="no",
+        choices=("no", "yes"),
+        help="no: exit with code 3 when the audit finds an error; yes: exit with 0",
+    ),
 }
 
 FIELDS = {

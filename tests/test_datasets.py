@@ -10,7 +10,9 @@ from tests.tiny import write_tiny
 
 
 def values(workspace: Path) -> argparse.Namespace:
-    return argparse.Namespace(data="demo", workspace=str(workspace), categories="all", on_bad="fail")
+    return argparse.Namespace(
+        data="demo", workspace=str(workspace), categories="all", on_bad="fail", split="official", group_pattern=""
+    )
 
 
 def test_a_workspace_that_cannot_be_written_is_a_mistake(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def _constant_dice(manifest: Manifest, split: str, candidates: np.ndarray) -> np
 
 
 def _nearest_dice(manifest: Manifest, split: str) -> float:
-    known = _thumbnails(manifest, "train")
+    known = thumbnails(manifest, "train")
     train = manifest.records("train")
     total = 0.0
     for rows, records in _blocks(manifest, split):
@@ -87,7 +87,12 @@ def _nearest_dice(manifest: Manifest, split: str) -> float:
     return total / manifest.splits[split].examples
 
 
-def _thumbnails(manifest: Manifest, split: str) -> np.ndarray:
+def thumbnails(manifest: Manifest, split: str) -> np.ndarray:
+    """The images of a split, small, grey, without mean and contrast: a product of two rows is their correlation.
+
+    Returns:
+        Shape (examples, THUMBNAIL²), float32.
+    """
     return np.concatenate([_normalised(records) for _, records in _blocks(manifest, split)])
 
 

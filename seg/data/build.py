@@ -14,6 +14,7 @@ from seg.data.export import Export, image_problem
 from seg.data.manifest import SPLITS, Example, Manifest, SplitSummary
 from seg.data.record import Converted, RecordWriter, Task
 from seg.data.segmentation import BrokenRule
+from seg.data.splits import OFFICIAL, DivisionSettings, divide
 from seg.data.workers import Died, map_in_processes
 from seg.errors import UserError
 
@@ -28,19 +29,27 @@ class Build:
         problems: of the export, and after `run` of its images too.
     """
 
-    def __init__(self, export: Export, image_size: int, exif: bool, jobs: int, progress: bool) -> None:
+    def __init__(
+        self, export: Export, image_size: int, exif: bool, division: DivisionSettings, jobs: int, progress: bool
+    ) -> None:
         self._export = export
         self._image_size = image_size
         self._exif = exif
         self._jobs = jobs
         self._progress = progress
         self._settings = {"categories": export.categories, "crowds": export.crowds, "exif": exif}
-        self.key = export.key({"image_size": image_size} | self._settings)
+        if division.split != OFFICIAL:
+            self._settings |= {"group_pattern": division.group_pattern, "split_seed": division.seed}
+        self._division = division
+        self.key = export.key({"image_size": image_size, "split": division.split} | self._settings)
         self.problems: list[Problem] = list(export.problems)
 
     def run(self, folder: Path) -> None:
         """Writes the whole dataset into a new folder, its manifest last."""
         folder.mkdir()
+        divided = divide(self._export.images, self._division, jobs=self._jobs)
+        self._export.images = divided.images
+        self.problems += divided.left_out
         tasks = [task for name in SPLITS for task in self._tasks(folder, name)]
         offsets = {name: self._allocate(folder, name) for name in SPLITS}
         results = self._convert(tasks, RecordWriter(folder, offsets, self._image_size, self._export.crowds, self._exif))
@@ -49,7 +58,7 @@ class Build:
             key=self.key,
             name=self._export.data.resolve().name,
             image_size=self._image_size,
-            split="official",
+            split=self._division.split,
             settings=self._settings,
             categories=self._export.category_map(),
             splits={name: self._finish(folder, name, results[name]) for name in SPLITS},
@@ -67,8 +76,9 @@ class Build:
                 if isinstance(result, Died):
                     result = BrokenRule("worker_died", f"the process that converted it died ({result.exitcode})")
                 if isinstance(result, BrokenRule):
+                    source = self._export.images[task.split][task.row].source
                     self.problems.append(
-                        image_problem(task.split, task.image, self._export.sources[task.split].images, result)
+                        image_problem(task.split, task.image, self._export.sources[source].images, result)
                     )
                 else:
                     results[task.split][task.row] = result
@@ -79,17 +89,21 @@ class Build:
         images = self._export.images[name]
         names = mask_names([image.entry.file_name for image in images])
         root = self._export.data.resolve()
-        prefix = self._export.sources[name].images.resolve().relative_to(root).as_posix()
+        prefixes = {
+            source: place.images.resolve().relative_to(root).as_posix()
+            for source, place in self._export.sources.items()
+        }
         for row, (image, mask_name) in enumerate(zip(images, names, strict=True)):
             yield Task(
                 split=name,
                 row=row,
                 path=image.path,
-                file_name=f"{prefix}/{image.entry.file_name}",
+                file_name=f"{prefixes[image.source]}/{image.entry.file_name}",
                 sha256=image.sha256,
                 image=image.entry,
                 annotations=image.annotations,
                 mask_name=mask_name,
+                group=image.group,
             )
 
     def _allocate(self, folder: Path, name: str) -> int:

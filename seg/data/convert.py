@@ -14,6 +14,7 @@ from seg.data.export import Export
 from seg.data.files import HashCache
 from seg.data.manifest import MANIFEST, Manifest
 from seg.data.masks import CROWDS
+from seg.data.splits import DivisionSettings, check_split
 from seg.errors import UserError
 
 ON_BAD = ("fail", "skip")
@@ -39,6 +40,9 @@ def convert(
     crowds: str = "ignore",
     on_bad: str = "fail",
     exif: bool = False,
+    split: str = "official",
+    group_pattern: str = "",
+    split_seed: int = 0,
     jobs: int = 0,
     progress: bool = True,
     announce: Callable[[str], None] = lambda line: None,
@@ -55,6 +59,10 @@ def convert(
         crowds: what crowd regions are, `ignore` or `foreground`; where every annotation is a crowd, foreground.
         on_bad: at a broken rule, `fail` with the full list, or `skip` the images concerned.
         exif: rotate images as their EXIF data asks.
+        split: `official`, `grouped` or `kfold:K/I`; see `seg.data.splits`.
+        group_pattern: regular expression on the file names whose first group names an image's group; empty: groups
+            are found from numbered series and similarity.
+        split_seed: of the assignment of groups to splits.
         jobs: worker processes; 0 means one per core.
         progress: show a bar on stderr when it takes over two seconds.
         announce: called with the one line that says what was done: `up to date: …` or `converted …`.
@@ -69,6 +77,7 @@ def convert(
     for name, number, least in (("image_size", image_size, 1), ("jobs", jobs, 0)):
         if number < least:
             raise UserError(f"{name} must be at least {least}, got {number}.")
+    division = DivisionSettings(check_split(split), group_pattern, split_seed)
     started = time.monotonic()
     export = Export(data, categories, crowds)
     try:
@@ -76,7 +85,7 @@ def convert(
         cache = HashCache(workspace / "hashes.json")
         export.locate_images(cache)
         cache.save()
-        build = Build(export, image_size, exif, jobs or os.cpu_count() or 1, progress)
+        build = Build(export, image_size, exif, division, jobs or os.cpu_count() or 1, progress)
         folder = workspace / "datasets" / build.key
         with _building_place(workspace / "building", build.key) as partial:
             up_to_date = (folder / MANIFEST).exists()

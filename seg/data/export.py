@@ -20,12 +20,19 @@ CONVERTER = 1  # raise it when the same input would give other records
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedImage:
-    """An image of the export with its file and the annotations of the used categories."""
+    """An image of the export with its file and the annotations of the used categories.
 
+    Attributes:
+        source: the split of the export that it comes from.
+        group: as in `Example`.
+    """
+
+    source: str
     entry: ImageEntry
     path: Path
     sha256: str
     annotations: tuple[Annotation, ...]
+    group: str | None = None
 
 
 class Export:
@@ -79,7 +86,13 @@ class Export:
                     self.problems.append(image_problem(name, entry, self.sources[name].images, digest))
                 else:
                     self.images[name].append(
-                        ExportedImage(entry=entry, path=path, sha256=digest, annotations=tuple(annotations[entry.id]))
+                        ExportedImage(
+                            source=name,
+                            entry=entry,
+                            path=path,
+                            sha256=digest,
+                            annotations=tuple(annotations[entry.id]),
+                        )
                     )
 
     def key(self, settings: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ A mask is binary: the union of the annotations of the used categories. Crowd reg
 objects; by default they are ignored (no loss, no score there). A region that is both crowd and object is foreground.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from pycocotools import mask as pycoco
@@ -57,6 +57,22 @@ def rasterise(segmentations: Iterable[Polygons | RunLengths], height: int, width
 def region(counts: bytes | str, height: int, width: int) -> np.ndarray:
     """Compressed run lengths as a mask of 0 and 1, shape (height, width), uint8."""
     return pycoco.decode({"size": [height, width], "counts": counts})
+
+
+def measure(segmentation: Polygons | RunLengths, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
+    """The rasterised area in pixels, and its box as left, top, width, height; all 0 where it covers nothing."""
+    counts = rasterise([segmentation], height, width)
+    if counts is None:
+        return 0, (0, 0, 0, 0)
+    encoded = {"size": [height, width], "counts": counts}
+    left, top, box_width, box_height = (int(number) for number in pycoco.toBbox(encoded))
+    return int(pycoco.area(encoded)), (left, top, box_width, box_height)
+
+
+def overlap(segmentations: Sequence[Polygons | RunLengths], height: int, width: int) -> np.ndarray:
+    """Intersection over union of each two regions of one image, shape (regions, regions); none may be empty."""
+    regions = [{"size": [height, width], "counts": rasterise([region], height, width)} for region in segmentations]
+    return np.array(pycoco.iou(regions, regions, [0] * len(regions)))
 
 
 def example_mask(

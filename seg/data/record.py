@@ -31,6 +31,7 @@ class Task:
         image: the image's entry.
         annotations: those of the used categories.
         mask_name: file name of the mask to look at.
+        group: as in `Example`.
     """
 
     split: str
@@ -41,6 +42,7 @@ class Task:
     image: ImageEntry
     annotations: tuple[Annotation, ...]
     mask_name: str
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,7 @@ class RecordWriter:
             sha256=task.sha256,
             mask=counts,
             ignore=ignored,
+            group=task.group,
         )
         return Converted(example=example, foreground=int(np.count_nonzero(resized == 1)))
 
