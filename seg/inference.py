@@ -107,9 +107,13 @@ class Predictor:
 
     def _probabilities(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """(images, image_size, image_size) float32; the pictures are (height, width, 3) of any sizes."""
+        import keras
+
         size = self.image_size
         batch = np.stack([resize_image(picture, size, size) for picture in pictures]).astype(np.float32)
-        logits = np.asarray(self._model(batch, training=False), dtype=np.float32)[..., 0]
+        # A model from a file takes a list of one input; Keras puts a tensor into it, and warns of an array.
+        tensor = keras.ops.convert_to_tensor(batch)
+        logits = np.asarray(self._model(tensor, training=False), dtype=np.float32)[..., 0]
         # exp of a large positive number would overflow; tanh does not.
         return 0.5 * (1 + np.tanh(0.5 * logits))
 

@@ -60,6 +60,12 @@ def test_bytes_and_arrays_agree(model):
     np.testing.assert_array_equal(predictor.predict(image[..., 0]).mask, predictor.predict(image).mask)
 
 
+def test_a_model_that_takes_a_list_of_one_input_predicts_without_a_warning(tmp_path):
+    image = keras.Input((SIZE, SIZE, 3))
+    keras.Model([image], keras.layers.Conv2D(1, 1)(image)).save(tmp_path / "model.keras")
+    assert Predictor.load(tmp_path).predict(half_bright(20, 30)).mask.shape == (20, 30)
+
+
 def test_batches_change_nothing(model):
     images = [half_bright(height, 40) for height in (10, 20, 30, 40, 50)]
     together = list(Predictor(model, batch_size=2).predict_many(images))
