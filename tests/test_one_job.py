@@ -49,7 +49,7 @@ def test_the_log_of_a_failed_evaluation_outlives_the_command(tmp_path: Path, mon
     model = FetchedModel(file=tmp_path / "model.keras", threshold=0.5, image_size=64)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setattr(evaluate, "fetch_model", lambda *arguments: model)
-    monkeypatch.setattr(evaluate.datasets, "prepare", lambda values, image_size: make_manifest(tmp_path))
+    monkeypatch.setattr(evaluate.datasets, "prepare", lambda values, image_size, split: make_manifest(tmp_path))
     monkeypatch.setattr(evaluate, "evaluate", fail)
     with pytest.raises(JobFailed):
         evaluate.main([f"--workspace={tmp_path / 'workspace'}"])
