@@ -121,6 +121,14 @@ def test_convert(home: Home) -> None:
     assert mask.shape == (32, 32)
 
 
+def test_audit(home: Home) -> None:
+    done = home.run("audit", image_size=32, output=home.folder / "audit")
+    assert done.returncode == 0, done.stderr
+    assert "<html" in (home.folder / "audit" / "audit.html").read_text(encoding="utf-8")
+    (parent,) = home.runs("tags.best_trial != ''")
+    assert "audit" in {file.path for file in home.client.list_artifacts(parent.info.run_id)}
+
+
 def test_train_then_evaluate_its_run(home: Home) -> None:
     done = home.run("train", **TINY, loss="bce_dice", learning_rate="1e-3")
     assert done.returncode == 0, done.stderr
