@@ -66,6 +66,11 @@ def main(devices: str, dataset: str) -> None:
         batch_size = effective_batch_size(10, replicas)
         score = Validation(model, get_loss(name), manifest, "val", batch_size, strategy)()
         results["losses"][name] = found | {"val_loss": score.loss, "val_dice": score.dice, "images": score.images}
+        if effective_batch_size(10, replicas) == 10:
+            ten = step(get_loss(name), 10, manifest, strategy)
+            results["losses"][name]["at_10"] = {
+                quantity: ten[quantity] for quantity in ("loss", "gradient", "statistics")
+            }
     results["probabilities"] = [float(p.mean()) for p in predict_split(model, manifest, "val", batch_size, strategy)]
     planted = step(scalar_bce, BATCH_ON_4, manifest, strategy)
     results["scalar"] = {name: planted[name] for name in ("loss", "gradient")}

@@ -61,6 +61,16 @@ class TestEqualToOneReplica:
         np.testing.assert_allclose(many, one, rtol=1e-4, atol=2e-6)
 
     @pytest.mark.parametrize("loss", LOSSES)
+    def test_the_seeds_batch_of_10(self, runs: dict[str, dict[str, Any]], devices: str, loss: str) -> None:
+        if devices == "cpu:4":  # 4 does not divide 10: the batch becomes 12, which the test above compares
+            assert "at_10" not in runs[devices]["losses"][loss]
+            return
+        for quantity in ("loss", "gradient", "statistics"):
+            many, one = (np.array(runs[name]["losses"][loss]["at_10"][quantity]) for name in (devices, "cpu:1"))
+            assert np.any(one != 0)
+            np.testing.assert_allclose(many, one, rtol=1e-4, atol=2e-6)
+
+    @pytest.mark.parametrize("loss", LOSSES)
     def test_every_image_is_evaluated_once(self, runs: dict[str, dict[str, Any]], devices: str, loss: str) -> None:
         assert runs[devices]["losses"][loss]["images"] == VAL_IMAGES
         assert runs["cpu:1"]["losses"][loss]["images"] == VAL_IMAGES
