@@ -11,8 +11,9 @@ from experiments.executors.base import Executor
 from experiments.interrupts import Interrupted, Interrupts
 from experiments.progress import Progress
 from experiments.search import SearchSpace, fingerprint
+from experiments.settlement import Limits
 from experiments.storage import StudyIdentity, StudyStore, open_study
-from experiments.study_loop import Limits, StudyLoop
+from experiments.study_loop import StudyLoop
 from experiments.study_result import StudyResult, checkpoint_folder, trial_folder
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest

@@ -20,7 +20,7 @@ from experiments.executors.local import LocalExecutor
 from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
 from experiments.progress import Progress
 from experiments.search import SearchSpace, parse_filters, parse_losses
-from experiments.study_loop import Limits
+from experiments.settlement import Limits
 from experiments.study_report import publish_study
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker

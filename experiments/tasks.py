@@ -33,8 +33,8 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
 
     Args:
         job: `train` takes the arguments `config` (the fields of a TrainConfig), `dataset` (a converted dataset's
-            folder) and, to go on where an attempt before stopped, `checkpoints` (a folder). `evaluate` takes `model` (path of a `.keras` file), `dataset`, `split`, and `threshold`, or None to
-            tune it on the validation split.
+            folder) and, to go on where an attempt before stopped, `checkpoints` (a folder). `evaluate` takes `model`
+            (path of a `.keras` file), `dataset`, `split`, and `threshold`, or None to tune it on the validation split.
         report: hears of each epoch of training; training stops when it returns False.
 
     Returns:

@@ -87,7 +87,8 @@ def _train(
 ) -> dict[str, Any]:
     final, stop_reason = dice_of(config), "epochs"
     history = _restore(checkpoints)
-    goes_on = all([report(epoch) for epoch in history])
+    verdicts = [report(epoch) for epoch in history]
+    goes_on = all(verdicts)
     for epoch in range(len(history) + 1, config["epochs"] + 1):
         if not goes_on:
             break

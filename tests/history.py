@@ -45,6 +45,8 @@ def check_history(study: str, storage: str, tracking: str, workspace: Path, tria
             assert sorted(metric.step for metric in logged) == epochs  # each once
             assert {metric.step: metric.value for metric in logged} == trial.intermediate_values
     assert len(configs) == trials  # no configuration ran twice
-    trained = [line for path in workspace.glob("studies/*/trial_*/epochs.txt") for line in path.read_text().splitlines()]
+    trained = [
+        line for path in workspace.glob("studies/*/trial_*/epochs.txt") for line in path.read_text().splitlines()
+    ]
     assert len(trained) <= sum(config.epochs for config in configs) + kills
     assert not list(workspace.glob("studies/*/*.checkpoints"))

@@ -16,7 +16,7 @@ from experiments.executors.local import LocalExecutor
 from experiments.interrupts import EXIT_CODE, Interrupted
 from experiments.progress import Progress
 from experiments.search import SearchSpace
-from experiments.study_loop import Limits
+from experiments.settlement import Limits
 from experiments.study_result import StudyResult
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest

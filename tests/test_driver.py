@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from experiments.executors.local import LocalExecutor
-from experiments.study_loop import Limits
+from experiments.settlement import Limits
 from experiments.study_result import checkpoint_folder, trial_folder
 from seg.errors import UserError
 from tests.executor_contract import wait_for_pid, wait_until_dead

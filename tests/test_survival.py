@@ -24,7 +24,7 @@ class Survivor:
 
     def __init__(self, folder: Path) -> None:
         self.setting = Setting(folder)
-        self.setting.plan({number: "slow" for number in range(50)})
+        self.setting.plan(dict.fromkeys(range(50), "slow"))
         self.tracking = f"sqlite:///{folder / 'mlflow.db'}"
         self.driver: subprocess.Popen[bytes] | None = None
 
