@@ -53,29 +53,9 @@ def _regions(mask: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
 
 
 def _loops(region: np.ndarray) -> list[np.ndarray]:
-    """The closed outlines of one region, the outer one first, each as corners (x, y), shape (corners, 2).
-
-    Where two pixels touch at a corner only, the outline turns there towards its own pixel, twice.
-    """
-    padded = np.pad(region, 1)
-    # Of each point where four pixels meet; the points' grid has one row and one column more than the region.
-    north_west, north_east, south_west, south_east = (
-        padded[:-1, :-1],
-        padded[:-1, 1:],
-        padded[1:, :-1],
-        padded[1:, 1:],
-    )
-    single = north_west ^ north_east ^ south_west ^ south_east
-    double = (north_west == south_east) & (north_east == south_west) & (north_west != north_east)
-    # Each corner joins an edge to the west or east with one to the north or south.
-    east = np.concatenate(
-        [(north_east != south_east)[single], np.zeros(double.sum(), bool), np.ones(double.sum(), bool)]
-    )
-    south = np.concatenate([(south_west != south_east)[single], north_east[double], north_west[double]])
-    y, x = np.concatenate([np.argwhere(single), np.argwhere(double), np.argwhere(double)]).T
-    by_row = np.lexsort((east, x, y))
-    y, x, south = y[by_row], x[by_row], south[by_row]
-    # Edges of one row do not overlap, so corners in order are their ends in pairs; of one column likewise.
+    """The closed outlines of one region, the outer one first, each as corners (x, y), shape (corners, 2)."""
+    x, y, south = _corners(region)
+    # Edges of one row do not overlap: its corners in order are their ends, two by two. So it is with columns.
     by_column = np.lexsort((south, y, x)).reshape(-1, 2)
     along_column = np.empty(len(y), int)
     along_column[by_column] = by_column[:, ::-1]
@@ -92,6 +72,26 @@ def _loops(region: np.ndarray) -> list[np.ndarray]:
         if loop:
             loops.append(np.stack([x[loop], y[loop]], axis=1))
     return loops
+
+
+def _corners(region: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where outlines turn: x, y, and whether the vertical edge goes south from there; row by row, west to east.
+
+    Where two pixels touch at a corner only, there are two, each turning towards its own pixel.
+    """
+    padded = np.pad(region, 1)
+    # The four pixels around each point of their grid, which has one row and one column more than the region.
+    north_west, north_east = padded[:-1, :-1], padded[:-1, 1:]
+    south_west, south_east = padded[1:, :-1], padded[1:, 1:]
+    single = north_west ^ north_east ^ south_west ^ south_east
+    double = (north_west == south_east) & (north_east == south_west) & (north_west != north_east)
+    twice = np.argwhere(double)
+    y, x = np.concatenate([np.argwhere(single), twice, twice]).T
+    # A corner joins an edge to the west or east with one to the north or south; of a double one, the western first.
+    east = np.concatenate([(north_east != south_east)[single], np.zeros(len(twice), bool), np.ones(len(twice), bool)])
+    south = np.concatenate([(south_west != south_east)[single], north_east[double], north_west[double]])
+    order = np.lexsort((east, x, y))
+    return x[order], y[order], south[order]
 
 
 def _middle(loop: np.ndarray) -> int:
