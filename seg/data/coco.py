@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from seg.data.images import MAX_PIXELS, MAX_SIDE
@@ -186,7 +186,8 @@ class _Reader:
                 self.add(broken)
                 continue
             name = entry.get("file_name")
-            about: dict[str, Any] = {"image_id": identity, "file_name": name if isinstance(name, str) else None}
+            shown_name = _printable(name) if isinstance(name, str) else None
+            about: dict[str, Any] = {"image_id": identity, "file_name": shown_name}
             try:
                 if counts[identity] > 1:
                     raise BrokenRule(
@@ -289,6 +290,11 @@ def _image_size(entry: dict[str, Any]) -> tuple[int, int]:
     return height, width
 
 
+def _printable(text: str) -> str:
+    """As it is, or quoted where it would break a line or an encoding."""
+    return text if text.isprintable() else shown(text)
+
+
 def _file_name(entry: dict[str, Any]) -> str:
     name = _text(entry, "file_name")
     if re.search(r"[\x00-\x1f]", name):
@@ -297,4 +303,6 @@ def _file_name(entry: dict[str, Any]) -> str:
         raise BrokenRule("file_name_absolute", f"file_name must be relative to the image folder, got {shown(name)}")
     if ".." in re.split(r"[/\\]", name):
         raise BrokenRule("file_name_climbs", f"file_name must not leave the image folder, got {shown(name)}")
+    if not PurePosixPath(name.replace("\\", "/")).name:
+        raise BrokenRule("file_name_type", f"file_name must name a file, got {shown(name)}")
     return name
