@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from seg.data.group_column import group_in_column
 from seg.data.images import MAX_PIXELS, MAX_SIDE
 from seg.data.segmentation import BrokenRule, Polygons, RunLengths, check_segmentation, shown
 from seg.errors import UserError
@@ -69,12 +70,16 @@ class Category:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEntry:
-    """An image as the annotation file describes it: size in pixels, file name relative to the split's image folder."""
+    """An image as the annotation file describes it: size in pixels, file name relative to the split's image folder.
+
+    `group` is what the asked column says; None where none is asked for.
+    """
 
     id: int
     file_name: str
     height: int
     width: int
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +106,21 @@ class AnnotationFile:
     problems: tuple[Problem, ...]
 
 
-def read_annotations(path: Path, content: bytes, split: str) -> AnnotationFile:
+def read_annotations(path: Path, content: bytes, split: str, group_column: str = "") -> AnnotationFile:
     """Checks the content of an annotation file.
 
     Args:
         path: for messages.
         content: the file's bytes.
         split: train, val or test.
+        group_column: key of the image entries that names their group; empty: none.
 
     Raises:
         UserError: if the content is no JSON object with lists of images, annotations and categories; everything
             smaller becomes a `Problem`.
     """
     lists = _parse(path, content)
-    reader = _Reader(path, split)
+    reader = _Reader(path, split, group_column)
     categories = reader.categories(lists["categories"])
     images = reader.images(lists["images"])
     annotations = reader.annotations(lists["annotations"], {category.id for category in categories}, images)
@@ -149,9 +155,10 @@ def _parse(path: Path, content: bytes) -> dict[str, list[Any]]:
 class _Reader:
     """Collects the problems of one file while its three lists are read."""
 
-    def __init__(self, path: Path, split: str) -> None:
+    def __init__(self, path: Path, split: str, group_column: str) -> None:
         self.path = path
         self.split = split
+        self._group_column = group_column
         self.problems: list[Problem] = []
 
     def add(self, broken: BrokenRule, image: ImageEntry | None = None, **about: Any) -> None:
@@ -194,7 +201,10 @@ class _Reader:
                         "duplicate_image_id", f"image id {identity} must be there once, got {counts[identity]}"
                     )
                 height, width = _image_size(entry)
-                found[identity] = ImageEntry(id=identity, file_name=_file_name(entry), height=height, width=width)
+                group = group_in_column(entry, self._group_column) if self._group_column else None
+                found[identity] = ImageEntry(
+                    id=identity, file_name=_file_name(entry), height=height, width=width, group=group
+                )
             except BrokenRule as broken:
                 self.add(broken, **about)
                 # Its annotations are not for an unknown image; size 1 × 1 is never used, for the image is left out.

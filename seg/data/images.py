@@ -37,6 +37,8 @@ _REDUCED = {  # how OpenCV is told to decode at 1/n of the size
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
 
+EXIF = ("ignore", "rotate")  # what happens to the rotation that EXIF data asks for
+
 
 def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None = None) -> np.ndarray:
     """Decodes the bytes of a JPEG, PNG, BMP or TIFF file.

@@ -11,10 +11,11 @@ from pycocotools import mask as pycoco
 
 from seg.data.coco import Annotation, Category
 from seg.data.manifest import IGNORE
-from seg.data.segmentation import Polygons, RunLengths
+from seg.data.segmentation import BrokenRule, Polygons, RunLengths
 from seg.errors import UserError
 
 CROWDS = ("ignore", "foreground")
+OVERLAPS = ("union", "refuse")
 
 
 def used_categories(categories: Iterable[Category], wanted: str) -> set[str]:
@@ -78,6 +79,33 @@ def overlap(segmentations: Sequence[Polygons | RunLengths], height: int, width: 
     """Intersection over union of each two regions of one image, shape (regions, regions); none may be empty."""
     regions = [{"size": [height, width], "counts": rasterise([region], height, width)} for region in segmentations]
     return np.array(pycoco.iou(regions, regions, [0] * len(regions)))
+
+
+def refuse_overlaps(annotations: Iterable[Annotation], height: int, width: int, *, crowds: str) -> None:
+    """Checks that no two objects of an image share a pixel; ignored crowds are no objects.
+
+    Raises:
+        BrokenRule: if two do; names them.
+    """
+    taken = np.zeros((height, width), bool)
+    earlier: list[tuple[int, bytes]] = []
+    for annotation in annotations:
+        if annotation.crowd and crowds == "ignore":
+            continue
+        counts = rasterise([annotation.segmentation], height, width)
+        if counts is None:
+            continue
+        pixels = region(counts, height, width) == 1
+        if (pixels & taken).any():
+            shared = ((other, int((pixels & (region(area, height, width) == 1)).sum())) for other, area in earlier)
+            other, number = next(pair for pair in shared if pair[1])
+            raise BrokenRule(
+                "overlap",
+                f"annotations {other} and {annotation.id} must not overlap, and share {number} pixels; "
+                "separate them, or use overlaps=union",
+            )
+        taken |= pixels
+        earlier.append((annotation.id, counts))
 
 
 def example_mask(
