@@ -51,6 +51,25 @@ _RUNNER = {
         choices=("fail", "skip"),
         help="broken images and annotations: fail with the full list, or skip the images that have them",
     ),
+    "crowds": Option(
+        type=str,
+        default="ignore",
+        choices=("ignore", "foreground"),
+        help="crowd regions: ignore, no loss and no score there; or foreground, as always where all annotations are "
+        "crowds",
+    ),
+    "overlaps": Option(
+        type=str,
+        default="union",
+        choices=("union", "refuse"),
+        help="objects that share pixels: union, these are foreground once; refuse, a broken rule that on_bad treats",
+    ),
+    "exif": Option(
+        type=str,
+        default="ignore",
+        choices=("ignore", "rotate"),
+        help="the rotation that EXIF data asks for: ignore it, or rotate the image",
+    ),
     "split": Option(
         type=str,
         default="official",
@@ -62,6 +81,15 @@ _RUNNER = {
         default="",
         help="regular expression on the file names whose first group is an image's group, for split=grouped and "
         "kfold; empty: groups are found from numbered names and likeness",
+    ),
+    "group_column": Option(
+        type=str,
+        default="",
+        help="instead of group_pattern: key of the images in the JSON that names their group, such as patient or "
+        "extra.patient",
+    ),
+    "split_seed": Option(
+        type=int, default=0, help="seed of the assignment of groups to splits, for split=grouped and kfold"
     ),
     "workspace": Option(type=str, default="workspace", help="folder of converted datasets and trial folders"),
     "preset": Option(
@@ -109,6 +137,12 @@ _RUNNER = {
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
     "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
+    "segmentation": Option(
+        type=str,
+        default="rle",
+        choices=("rle", "polygon"),
+        help="how masks are written to COCO: run lengths, or outlines along the edges of pixels",
+    ),
     "allow_errors": Option(
         type=str,
         default="no",

@@ -196,12 +196,8 @@ class StudyLoop:
                 self._executor.cancel(running.job)
 
     def _stop_on_same_error(self, reason: str) -> None:
-        if (
-            self._settlement.outcomes
-            and self._settlement.outcomes[0] is not None
-            and len(set(self._settlement.outcomes)) == 1
-        ):
-            error = self._settlement.outcomes[0]
+        outcomes = self._settlement.outcomes
+        if outcomes and (error := outcomes[0]) is not None and len(set(outcomes)) == 1:
             self._cancel_all(reason)
             raise UserError(error)
 

@@ -79,7 +79,7 @@ class Tracker:
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
         try:
             if database := tracking_uri.sqlite_path(self.uri):
-                create_whole(database, lambda fresh: mlflow.MlflowClient(fresh).search_experiments(max_results=1))
+                create_whole(database, _create_tables)
             # On a server, the first call creates the schema, before any other process can race for it.
             self._client = mlflow.MlflowClient(self.uri)
             self._find_experiment()
@@ -330,6 +330,10 @@ class Tracker:
 
     def _log_params(self, run_id: str, parameters: Mapping[str, Any]) -> None:
         self._client.log_batch(run_id, params=[Param(name, _as_text(value)) for name, value in parameters.items()])
+
+
+def _create_tables(uri: str) -> None:
+    mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
 def _as_text(value: Any) -> str:

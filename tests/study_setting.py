@@ -90,7 +90,9 @@ def main(folder: str, trials: str, slots: str, tracking_uri: str = "") -> int:
 
         setting.tracker = Tracker(tracking_uri, "survival")
     try:
-        result = setting.run(int(trials), slots=int(slots), limits=limits, space=make_space(epochs=8))
+        result = setting.run(
+            int(trials), slots=int(slots), limits=limits, space=make_space(epochs=8 if tracking_uri else 2)
+        )
         if tracking_uri:
             setting.tracker.end(result.run_id, "finished")
     except Interrupted:

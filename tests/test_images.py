@@ -68,6 +68,10 @@ class TestDecode:
         deep = np.array([[0, 257, 385, 386, 65535]], np.uint16)  # 385 / 257 = 1.498, 386 / 257 = 1.502
         assert decode_image(encode(deep))[0, :, 0].tolist() == [0, 1, 1, 2, 255]
 
+    def test_16_bit_rows_are_all_converted(self):
+        deep = np.full((2500, 1), 514, np.uint16)  # more rows than are converted at once
+        assert (decode_image(encode(deep)) == 2).all()
+
     def test_1_bit(self):
         data = png(8, 1, 1, 0, b"\0\xa5")
         assert decode_image(data)[0, :, 0].tolist() == [255, 0, 255, 0, 0, 255, 0, 255]
@@ -128,6 +132,23 @@ class TestRefusal:
         data[50] ^= 255
         with pytest.raises(UserError, match="a checksum does not fit"):
             decode_image(bytes(data))
+
+    @pytest.mark.parametrize(
+        "entry", [(257, 3, 1, 9), (256, 1, 1, 8), (256, 3, 2, 8)], ids=["twice", "of another type", "of two numbers"]
+    )
+    def test_tiff_whose_size_can_be_read_in_two_ways(self, entry):
+        data = encode(COLOURS, ".tiff")
+        (directory,) = struct.unpack("<I", data[4:8])
+        # over the last of its entries, whose tag is no size
+        (count,) = struct.unpack("<H", data[directory : directory + 2])
+        last = directory + 2 + 12 * (count - 1)
+        with pytest.raises(UserError, match="must state one width and one height"):
+            decode_image(data[:last] + struct.pack("<HHII", *entry) + data[last + 12 :])
+
+    def test_decoder_that_finds_another_size(self, monkeypatch):
+        monkeypatch.setattr(cv2, "imdecode", lambda data, flags: np.zeros((5, 6, 3), np.uint8))
+        with pytest.raises(UserError, match="states a size of 6×4, and it decodes to another one .6×5."):
+            decode_image(encode(COLOURS))
 
     def test_undecodable(self):
         with pytest.raises(UserError, match="damaged and cannot be decoded"):
@@ -190,6 +211,11 @@ class TestResize:
             assert np.array_equal(
                 resize_image(np.dstack([grey] * 3), *size)[..., 0], resize_image(colour, *size)[..., 0]
             )
+
+    def test_colour_in_the_last_row_only_is_kept(self):
+        image = np.zeros((2500, 1, 3), np.uint8)  # more rows than are looked at at once
+        image[-1] = [9, 0, 0]
+        assert resize_image(image, 2500, 1)[-1, 0].tolist() == [9, 0, 0]
 
     def test_same_size_changes_nothing(self):
         assert np.array_equal(resize_image(COLOURS, 4, 6), COLOURS)
