@@ -113,6 +113,14 @@ _RUNNER = {
     "study": Option(type=str, default="unet", help="name of the study; the same name goes on where it stopped"),
     "slots": Option(type=int, default=1, help="trials at the same time, each on its share of the GPUs"),
     "storage": Option(type=str, default="sqlite:///optuna.db", help="URL of Optuna's database"),
+    "retries": Option(
+        type=int,
+        default=2,
+        help="further attempts, each from the last checkpoint, of a trial whose process dies or takes too long",
+    ),
+    "trial_timeout": Option(
+        type=float, default=0.0, help="seconds that one attempt of a trial may take; 0: as long as it likes"
+    ),
     "model_name": Option(type=str, default="seg-unet", help="name of the registered model"),
     "model": Option(
         type=str,

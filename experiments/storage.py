@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
@@ -12,6 +13,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments.new_database import create_whole
 from experiments.search import ArmSampler, SearchSpace, fingerprint, make_pruner, make_sampler, place, suggest
 from experiments.study_lock import study_lock
 from seg.config import TrainConfig
@@ -68,7 +70,8 @@ class TrialRow:
         val_dice: of the best epoch; None unless finished (pruned: of the last epoch).
         run_id: of its MLflow run; None if it never got one.
         reason: why it failed.
-        seconds: from its start to its end; None while it runs.
+        seconds: from its last start to its end; None while it runs.
+        deaths: how many of its processes died.
     """
 
     number: int
@@ -78,6 +81,7 @@ class TrialRow:
     run_id: str | None
     reason: str
     seconds: float | None
+    deaths: int = 0
 
 
 class StudyStore:
@@ -113,6 +117,21 @@ class StudyStore:
             number=trial.number, state="running", config=config, val_dice=None, run_id=None, reason="", seconds=None
         )
 
+    def resume(self) -> TrialRow | None:
+        """Starts the first waiting trial again; None if none waits."""
+        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return None
+        trial = self._study.ask()  # Optuna gives out what waits before anything new
+        self._asked[trial.number] = trial
+        return next(row for row in self.trials() if row.number == trial.number)
+
+    def requeue(self, number: int, deaths: int) -> None:
+        """Lets a running trial wait for `resume`: one of this driver, or one that a dead driver left running."""
+        trial_id = self._trial_id(number)
+        self._storage.set_trial_user_attr(trial_id, "deaths", deaths)
+        self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        self._asked.pop(number, None)
+
     def same_as(self, row: TrialRow) -> int | None:
         """The number of the finished, pruned or running trial that trains what this one would train."""
         assert row.config is not None
@@ -126,9 +145,11 @@ class StudyStore:
         self._asked[number].set_user_attr("run_id", run_id)
 
     def report(self, number: int, epoch: int, val_dice: float) -> bool:
-        """Notes an epoch; returns False if the pruner wants the trial stopped."""
-        self._asked[number].report(val_dice, epoch)
-        return not self._asked[number].should_prune()
+        """Notes an epoch, unless it was noted before; returns False if the pruner wants the trial stopped."""
+        trial = self._asked[number]
+        if epoch not in self._storage.get_trial(self._trial_id(number)).intermediate_values:
+            trial.report(val_dice, epoch)
+        return not trial.should_prune()
 
     def complete(self, number: int, val_dice: float) -> None:
         """Ends a trial as finished with a finite val_dice."""
@@ -141,10 +162,13 @@ class StudyStore:
 
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial as failed: one of this driver, or one that a dead driver left running."""
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        trial_id = self._trial_id(number)
         self._storage.set_trial_user_attr(trial_id, "reason", reason)
         self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
         self._asked.pop(number, None)
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
 
 def _row(trial: FrozenTrial) -> TrialRow:
@@ -157,6 +181,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         run_id=trial.user_attrs.get("run_id"),
         reason=trial.user_attrs.get("reason", ""),
         seconds=None if trial.duration is None else trial.duration.total_seconds(),
+        deaths=trial.user_attrs.get("deaths", 0),
     )
 
 
@@ -194,6 +219,9 @@ def _parse_url(url: str) -> sqlalchemy.URL:
 
 
 def _create(url: sqlalchemy.URL, identity: StudyIdentity) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
+    if url.get_backend_name() == "sqlite":
+        assert url.database is not None
+        create_whole(Path(url.database), lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
     waiting = {"connect_args": {"timeout": 60}} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=waiting)
     study = optuna.create_study(

@@ -20,6 +20,7 @@ from experiments.executors.local import LocalExecutor
 from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
 from experiments.progress import Progress
 from experiments.search import SearchSpace, parse_filters, parse_losses
+from experiments.settlement import Limits
 from experiments.study_report import publish_study
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
@@ -33,7 +34,7 @@ LISTS: dict[str, Option] = {
         OPTIONS["filters"], type=str, default="16,32", help="widths of the U-Net's first level to compare, with commas"
     ),
 }
-STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage")
+STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage", "retries", "trial_timeout")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,6 +83,7 @@ def conduct(
         executor=executor,
         tracker=tracker,
         progress=Progress(),
+        limits=Limits(retries=values.retries, trial_timeout=values.trial_timeout),
         adopt=adopt,
     )
 

@@ -14,6 +14,11 @@ def trial_folder(workspace: Path, study: str, number: int, run_id: str) -> Path:
     return workspace.absolute() / "studies" / study / f"trial_{number:04d}_{run_id[:8]}"
 
 
+def checkpoint_folder(folder: Path) -> Path:
+    """Where a trial keeps what it takes to go on: beside its folder, whose files all go to MLflow."""
+    return folder.with_name(f"{folder.name}.checkpoints")
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
     """The outcome of a study.

@@ -32,9 +32,9 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
     """Does a job.
 
     Args:
-        job: `train` takes the arguments `config` (the fields of a TrainConfig) and `dataset` (a converted dataset's
-            folder). `evaluate` takes `model` (path of a `.keras` file), `dataset`, `split`, and `threshold`, or None to
-            tune it on the validation split.
+        job: `train` takes the arguments `config` (the fields of a TrainConfig), `dataset` (a converted dataset's
+            folder) and, to go on where an attempt before stopped, `checkpoints` (a folder). `evaluate` takes `model`
+            (path of a `.keras` file), `dataset`, `split`, and `threshold`, or None to tune it on the validation split.
         report: hears of each epoch of training; training stops when it returns False.
 
     Returns:
@@ -50,7 +50,12 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
 
 
 def train(
-    folder: Path, *, config: dict[str, Any], dataset: str, report: Callable[[EpochReport], bool]
+    folder: Path,
+    *,
+    config: dict[str, Any],
+    dataset: str,
+    report: Callable[[EpochReport], bool],
+    checkpoints: str | None = None,
 ) -> dict[str, Any]:
     """Trains one model; leaves model.keras, model_summary.txt, history.csv and panels of validation images."""
     from seg.training.devices import make_strategy
@@ -59,7 +64,7 @@ def train(
     settings = TrainConfig(**config)
     manifest = Manifest.load(Path(dataset))
     strategy = make_strategy(settings.devices)
-    result = fit(settings, manifest, strategy, folder, report)
+    result = fit(settings, manifest, strategy, folder, report, Path(checkpoints) if checkpoints else None)
 
     model = _load(folder / result.model, strategy)
     lines: list[str] = []
