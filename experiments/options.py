@@ -101,6 +101,12 @@ _RUNNER = {
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
     "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
+    "segmentation": Option(
+        type=str,
+        default="rle",
+        choices=("rle", "polygon"),
+        help="how masks are written to COCO: run lengths, or outlines along the edges of pixels",
+    ),
     "allow_errors": Option(
         type=str,
         default="no",

@@ -121,6 +121,12 @@ def test_convert(home: Home) -> None:
     assert mask.shape == (32, 32)
 
 
+def test_export_coco(home: Home) -> None:
+    done = home.run("export_coco", image_size=32, output=home.folder / "coco", segmentation="polygon")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (home.folder / "coco" / "valid" / "_annotations.coco.json").is_file()
+
+
 def test_audit(home: Home) -> None:
     done = home.run("audit", image_size=32, output=home.folder / "audit")
     assert done.returncode == 0, done.stderr

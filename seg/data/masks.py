@@ -59,6 +59,11 @@ def region(counts: bytes | str, height: int, width: int) -> np.ndarray:
     return pycoco.decode({"size": [height, width], "counts": counts})
 
 
+def run_lengths(mask: np.ndarray) -> str:
+    """A mask as compressed run lengths: shape (height, width), what is not 0 is foreground."""
+    return pycoco.encode(np.asfortranarray(mask != 0).view(np.uint8))["counts"].decode("ascii")
+
+
 def measure(segmentation: Polygons | RunLengths, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
     """The rasterised area in pixels, and its box as left, top, width, height; all 0 where it covers nothing."""
     counts = rasterise([segmentation], height, width)
@@ -98,7 +103,5 @@ def example_mask(
     ignored_counts = rasterise(ignored, height, width)
     if ignored_counts is not None:
         mask[(region(ignored_counts, height, width) == 1) & (mask == 0)] = IGNORE
-        ignored_counts = pycoco.encode(np.asfortranarray(mask == IGNORE).view(np.uint8))["counts"]
-    if counts is None:
-        counts = pycoco.encode(np.zeros((height, width), np.uint8, order="F"))["counts"]
-    return mask, counts.decode("ascii"), None if ignored_counts is None else ignored_counts.decode("ascii")
+    foreground = run_lengths(mask == 1) if counts is None else counts.decode("ascii")
+    return mask, foreground, None if ignored_counts is None else run_lengths(mask == IGNORE)
