@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from seg.data.any_image import Image, read_image
 from seg.data.appearance import Appearance, Traits, measure_image
+from seg.data.coco_writer import annotation_of
 from seg.data.images import resize_image, resize_probability
 from seg.errors import UserError
 
 MODEL = "model.keras"
 SETTINGS = "settings.json"
 TTA = ("none", "flips")
-SEGMENTATIONS = ("rle", "polygon")
 _IN_MLFLOW_MODEL = Path("artifacts") / "model"
 _DEFAULT_THRESHOLD = 0.5
 
@@ -64,6 +64,18 @@ class Prediction:
             return None
         left, top = int(columns[0]), int(rows[0])
         return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+
+    def segmentation(self, form: str = "rle") -> Any:
+        """The mask as a COCO `segmentation`, ready for JSON; it gives the mask back pixel for pixel.
+
+        Args:
+            form: `rle`: compressed run lengths, `{"size": [height, width], "counts": text}`; or `polygon`: outlines
+                `[[x1, y1, x2, y2, …], …]` in pixels, none for an empty mask.
+
+        Raises:
+            UserError: if there is no such form.
+        """
+        return annotation_of(self.mask, image_id=0, category_id=0, segmentation=form)["segmentation"]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.images import MAX_BYTES, check_size, decode_image, header_size, to_rgb8
+from seg.data.segmentation import shown
 from seg.errors import UserError
 
 
@@ -76,11 +77,11 @@ def decode_base64(text: str | bytes) -> bytes:
     if text.startswith(_DATA_URL):
         head, comma, payload = text.partition(",")
         if not comma or not head.endswith(";base64"):
-            raise UserError(f"a data: URL must hold base64, got '{_start(text)}'; write data:image/png;base64,…")
+            raise UserError(f"a data: URL must hold base64, got {shown(text)}; write data:image/png;base64,…")
     try:
         return base64.b64decode("".join(payload.split()), validate=True)
     except (binascii.Error, ValueError):  # ValueError: letters beyond ASCII
-        raise UserError(f"an image as text must be base64, got '{_start(text)}'; encode the file's bytes.") from None
+        raise UserError(f"an image as text must be base64, got {shown(text)}; encode the file's bytes.") from None
 
 
 def is_encoded(data: bytes) -> bool:
@@ -99,12 +100,12 @@ def _read_text(text: str) -> bytes:
     except UserError:
         data = b""
     if not is_encoded(data):
-        raise UserError(f"an image as text must be the path of a file, or base64 of one, got '{_start(text)}'.")
+        raise UserError(f"an image as text must be the path of a file, or base64 of one, got {shown(text)}.")
     return data
 
 
 def _read_file(path: Path) -> bytes:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"an image's path must name a file, got {path}.")
     try:
         with path.open("rb") as file:
@@ -127,11 +128,7 @@ def _read_pillow(image: Any) -> NDArray[Any]:
     try:
         if image.mode == "I":  # Pillow's type for some 16-bit files; a wider number is refused below
             array = np.asarray(image)
-            return array.astype(np.uint16) if 0 <= array.min() and array.max() <= 65535 else array
+            return array.astype(np.uint16) if array.min() >= 0 and array.max() <= 65535 else array
         return np.asarray(image if image.mode in _PILLOW_AS_IT_IS else image.convert("RGB"))
     except Exception as error:  # each of Pillow's decoders has errors of its own
         raise UserError(f"the Pillow image cannot be decoded ({error}); export it again.") from None
-
-
-def _start(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -75,8 +75,11 @@ class Appearance:
         names = {field.name for field in fields(cls)}
         if not isinstance(content, Mapping) or set(content) != names:
             raise ValueError(f"the appearance of training images must have {', '.join(sorted(names))}, got {content!r}")
-        values = {name: float(value) if name == "colour" else _range(value) for name, value in content.items()}
-        return cls(**values)
+        colour = content["colour"]
+        if not _is_number(colour) or not 0 <= colour <= 1:
+            raise ValueError(f"colour must be a share in 0 to 1, got {colour!r}")
+        ranges = {name: _range(value) for name, value in content.items() if name != "colour"}
+        return cls(colour=colour, **ranges)
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON knows."""
@@ -161,8 +164,13 @@ def _quantiles(numbers: list[float]) -> Range:
 
 
 def _range(value: Any) -> Range:
-    low, high = value
-    return float(low), float(high)
+    if not isinstance(value, list) or len(value) != 2 or not all(map(_is_number, value)) or not value[0] <= value[1]:
+        raise ValueError(f"a range must be two numbers, the lower one first, got {value!r}")
+    return float(value[0]), float(value[1])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _shown(known: Range, form: str = ".0f") -> str:
