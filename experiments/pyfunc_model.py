@@ -114,7 +114,7 @@ def _decode(cell: Any) -> bytes | np.ndarray | UserError:
         if isinstance(cell, str) or (isinstance(cell, bytes) and not is_encoded(cell)):
             return decode_base64(cell)
     except UserError as error:
-        return error
+        return cell if isinstance(cell, bytes) else error  # of bytes, the decoder says what is wrong
     if isinstance(cell, (bytes, np.ndarray)):
         return cell
     return UserError(f"an image must be the bytes of a file, or base64 of them, got {type(cell).__name__}; encode it.")

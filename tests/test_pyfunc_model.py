@@ -122,7 +122,8 @@ def test_parameters_that_are_none(model: SegmentationModel, params: dict[str, An
 
 def test_a_broken_image_costs_no_other(model: SegmentationModel) -> None:
     broken = {
-        b"no image": "an image as text must be base64, got 'no image'",
+        b"no image": "must be a JPEG, PNG, BMP or TIFF file, this one begins with 'no image'",
+        "no image": "an image as text must be base64, got 'no image'",
         PNG[:60]: "the PNG is cut off",
         base64.b64encode(b"GIF89a").decode(): "must be a JPEG, PNG, BMP or TIFF file, this one begins with 'GIF89a'",
         "": "the image file is empty",
