@@ -106,7 +106,7 @@ def test_a_broken_image_costs_no_other(model, tmp_path, batch_size):
 
 def test_a_batch_of_broken_images_never_reaches_the_model(model, monkeypatch):
     predictor = Predictor(model, batch_size=2)
-    monkeypatch.setattr(predictor, "_model", None)  # calling it would be a TypeError
+    monkeypatch.setattr(predictor, "_logits", None)  # calling it would be a TypeError
     assert [type(one) for one in predictor.predict_many([b"no", b"image", b"here"])] == [UserError] * 3
 
 

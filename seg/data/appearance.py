@@ -129,8 +129,9 @@ def measure_image(picture: NDArray[np.uint8], height: int, width: int) -> Traits
         picture: RGB, (image_size, image_size, 3), uint8: as the model sees it, and as a record holds it.
         height, width: of the image itself, in pixels.
     """
-    grey = picture.mean(axis=2, dtype=np.float32)
-    spread = picture.max(axis=2) - picture.min(axis=2)
+    channels = np.ascontiguousarray(np.moveaxis(picture, 2, 0))  # along three neighbours in memory, NumPy is slow
+    grey = channels.mean(axis=0, dtype=np.float32)
+    spread = channels.max(axis=0) - channels.min(axis=0)
     return Traits(
         height=height,
         width=width,
