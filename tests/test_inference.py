@@ -1,5 +1,6 @@
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import keras
@@ -108,6 +109,15 @@ def test_a_batch_of_broken_images_never_reaches_the_model(model, monkeypatch):
     predictor = Predictor(model, batch_size=2)
     monkeypatch.setattr(predictor, "_logits", None)  # calling it would be a TypeError
     assert [type(one) for one in predictor.predict_many([b"no", b"image", b"here"])] == [UserError] * 3
+
+
+def test_several_threads_share_a_predictor(model):
+    predictor = Predictor(model)
+    images = [half_bright(height, 40) for height in range(10, 50)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(predictor.predict, images))
+    for image, found in zip(images, together, strict=True):
+        np.testing.assert_array_equal(found.probability, predictor.predict(image).probability)
 
 
 def test_one_batch_is_read_at_a_time(model):
