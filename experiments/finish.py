@@ -19,6 +19,7 @@ from experiments.search import SearchSpace
 from experiments.storage import TrialRow
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
+from seg.data.appearance import measure_training_images
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 
@@ -126,6 +127,7 @@ def _register(
         dataset_key=manifest.key,
         test_key=test_key,
         example=cv2.imencode(".png", image)[1].tobytes(),
+        training_images=measure_training_images(manifest),
         champion_dice=champion_dice,
     )
 

@@ -18,6 +18,7 @@ from experiments.storage import TrialRow
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
 from seg.config import TrainConfig
+from seg.data.appearance import measure_training_images
 from seg.errors import UserError
 from tests.study_setting import make_manifest
 from tests.tiny import write_tiny
@@ -121,5 +122,6 @@ def test_a_foreign_champion_is_not_scored(tmp_path: Path, monkeypatch: pytest.Mo
     executor: Any = None
     registered = finish._register(best, tmp_path, evaluation, manifest, tracker, executor, values)
     assert calls[0]["champion_dice"] is None
+    assert calls[0]["training_images"] == measure_training_images(manifest)
     assert not registered.is_champion
     assert "version 1 stays champion" in registered.reason

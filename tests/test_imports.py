@@ -16,6 +16,7 @@ ONLY = {
         "experiments/tracking.py",
         "experiments/system_metrics.py",  # part of tracking
         "experiments/registry.py",
+        "experiments/saved_model.py",  # part of the registry
         "experiments/pyfunc_model.py",  # travels with the registered model
     },
     "optuna": {"experiments/storage.py", "experiments/search.py", "experiments/plots.py"},

@@ -24,6 +24,7 @@ import numpy as np
 
 from seg.errors import UserError
 
+MAX_BYTES = 256 * 1024 * 1024  # of an encoded file
 MAX_SIDE = 32_768
 MAX_PIXELS = 64 * 1024 * 1024  # 200 MB as RGB
 IGNORE = 255
@@ -57,11 +58,7 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
         UserError: if the data is not such a file, is cut off or damaged, or is larger than `MAX_PIXELS`.
     """
     height, width = header_size(data)
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
-        raise UserError(
-            f"an image must have at most {MAX_PIXELS} pixels and sides of at most {MAX_SIDE}, "
-            f"got {width}×{height} in its header; make it smaller."
-        )
+    check_size(height, width)
     if data.startswith(_PNG):
         _check_png_chunks(data)
     elif data.startswith(_JPEG):
@@ -81,6 +78,15 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
             f"({image.shape[1]}×{image.shape[0]}); export it again."
         )
     return to_rgb8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if reduction > 1 else image)
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises UserError if an image is larger than `MAX_PIXELS` or one of its sides longer than `MAX_SIDE`."""
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        raise UserError(
+            f"an image must have at most {MAX_PIXELS} pixels and sides of at most {MAX_SIDE}, "
+            f"got {width}×{height}; make it smaller."
+        )
 
 
 def header_size(data: bytes) -> tuple[int, int]:
@@ -115,21 +121,21 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
     """Converts an array to RGB with 8 bits, shape (height, width, 3), uint8.
 
     Args:
-        image: shape (height, width), (height, width, 1), RGB (…, 3) or RGBA (…, 4); uint8, uint16 (divided by
-            257), bool (0 and 255), or floating point in [0, 1].
+        image: grey (height, width) or (height, width, 1), grey and alpha (…, 2), RGB (…, 3) or RGBA (…, 4); uint8,
+            uint16 (divided by 257; either byte order), bool (0 and 255), or floating point in [0, 1].
 
     Raises:
         UserError: on any other shape or type, on an empty array and on numbers outside [0, 1].
     """
     if image.ndim == 2:
         image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
+    if image.ndim != 3 or image.shape[2] not in (1, 2, 3, 4) or not image.size:
         raise UserError(
-            f"an image must have shape (height, width) or (height, width, 1, 3 or 4), got {image.shape}; "
+            f"an image must have shape (height, width) or (height, width, 1 to 4), got {image.shape}; "
             "pass one image at a time."
         )
-    image = image[..., :3]
-    if image.dtype == np.uint16:
+    image = image[..., :1] if image.shape[2] == 2 else image[..., :3]
+    if image.dtype in (np.dtype(">u2"), np.dtype("<u2")):
         image = _eight_bits(image)
     elif image.dtype == np.bool_:
         image = image * np.uint8(255)
