@@ -14,6 +14,11 @@ def trial_folder(workspace: Path, study: str, number: int, run_id: str) -> Path:
     return workspace.absolute() / "studies" / study / f"trial_{number:04d}_{run_id[:8]}"
 
 
+def final_folder(trial: Path) -> Path:
+    """Where the evaluation of a trial leaves its files, beside the trial's own."""
+    return trial.with_name(trial.name.replace("trial", "final"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
     """The outcome of a study.

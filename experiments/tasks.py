@@ -54,7 +54,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains one model.
 
-    Leaves model.keras, model_summary.txt, history.csv, val_predictions.npz (`SplitPredictions`), panels and result.json.
+    Leaves model.keras, model_summary.txt, history.csv, val_predictions.npz (`SplitPredictions`), panels, and what it
+    returns as result.json.
     """
     from seg.training.devices import make_strategy
     from seg.training.fit import fit
@@ -157,7 +158,7 @@ def _write_predictions(
     names = [example.file_name for example in manifest.examples(split)]
     panels = folder / "panels"
     panels.mkdir(exist_ok=True)
-    for name, index in panel_images(records[..., 3], predictions.dice).items():
+    for name, index in panel_images(records[..., 3], predictions.dice.tolist()).items():
         title = f"{names[index]}  Dice {predictions.dice[index]:.3f}"
         picture = panel(records[index, ..., :3], records[index, ..., 3], predictions.mask(index), title)
         cv2.imwrite(str(panels / f"{name}.png"), picture[..., ::-1])
