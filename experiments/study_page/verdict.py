@@ -30,7 +30,8 @@ def judge(rows: Sequence[TrialRow], sampler: str) -> Verdict:
     """Compares the best two arms, seed by seed.
 
     Leads of one arm over the other on paired seeds are counted: if both were equal, each seed would be the toss of a
-    coin (the sign test, two-sided). No assumption about how scores spread, and none needed for a reader to follow.
+    coin (the sign test, two-sided). As the two were picked from all arms after looking, the probability is multiplied
+    by the number of pairs (Bonferroni). Nothing is assumed about how scores spread.
     """
     scored = [arm for arm in arms(rows) if arm.mean is not None]
     if not scored:
@@ -75,17 +76,20 @@ def _compare(best: Arm, second: Arm, count: int, unfinished: tuple[str, ...]) ->
                 *unfinished,
             ),
         )
-    chance = sign_test(ahead, behind)
+    pairs = count * (count - 1) // 2
+    chance = min(1.0, pairs * sign_test(ahead, behind))
     counted = f"With the same seeds it is ahead of that arm on {ahead} of {len(seeds)}"
     told = f"{counted}, by {sum(leads) / len(leads):+.3f} on average ({min(leads):+.3f} to {max(leads):+.3f})."
     odds = f"Two equal arms would part this clearly, one way or the other, with a probability of {chance:.0%}."
+    if pairs > 1:
+        odds = f"If all {count} arms were equal, some two would part this clearly with a probability of up to {chance:.0%}."
     decided = chance <= _CHANCE and ahead > behind
     if decided:
         headline = f"{best.name} is best: ahead of {second.name} on {ahead} of {len(seeds)} seeds."
     else:
         headline = f"{best.name} scored highest, but {len(seeds)} seeds per arm do not decide the comparison."
         odds += (
-            f" At least {_fewest_seeds()} seeds, all pointing the same way, would make that less than {_CHANCE:.0%}."
+            f" At least {_fewest_seeds(pairs)} seeds, all pointing the same way, would make that {_CHANCE:.0%} or less."
         )
     return Verdict(decided=decided, headline=headline, reasons=(margin, told, odds, *unfinished))
 
@@ -97,9 +101,9 @@ def sign_test(ahead: int, behind: int) -> float:
     return min(1.0, 2 * extreme / 2**tosses)
 
 
-def _fewest_seeds() -> int:
+def _fewest_seeds(pairs: int) -> int:
     seeds = 1
-    while sign_test(seeds, 0) > _CHANCE:
+    while pairs * sign_test(seeds, 0) > _CHANCE:
         seeds += 1
     return seeds
 
