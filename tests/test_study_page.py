@@ -242,7 +242,7 @@ class TestMissing:
             "No predictions on this dataset's validation split are left of trial 1 and 0.",
             "was not scored image by image",
             "This dataset was not audited",
-            "did not note its command",
+            "The study's own command is not known",
             "python -m experiments.study --data=tiny --study=unet",
         ):
             assert part in text

@@ -66,11 +66,14 @@ def test_with_more_arms_more_seeds_are_needed():
     # Three pairs: 3 · 2 · (1/2)^6 = 9.4 %, 3 · 2 · (1/2)^7 = 4.7 %.
     six = judge(trials(bce=[0.1] * 6, dice=[0.2] * 6, bce_dice=[0.1] * 6), "grid")
     assert not six.decided
-    assert (
-        "If all 3 arms were equal, some two would part this clearly with a probability of up to 9%." in six.reasons[2]
-    )
-    assert "At least 7 seeds" in six.reasons[2]
+    assert "If all 3 arms were equal, two would part this clearly with a probability up to 9%." in six.reasons[2]
+    assert "At least 7 seeds, all pointing the same way, would decide it." in six.reasons[2]
     assert judge(trials(bce=[0.1] * 7, dice=[0.2] * 7, bce_dice=[0.1] * 7), "grid").decided
+
+
+def test_two_seeds_and_many_arms_say_nothing():
+    found = judge(trials(bce=[0.1] * 2, dice=[0.2] * 2, bce_dice=[0.1] * 2), "grid")
+    assert found.reasons[2].startswith("Equal arms part like this all the time. At least 7 seeds")
 
 
 def test_a_higher_mean_that_one_seed_makes_does_not_decide():

@@ -11,7 +11,7 @@ from seg.page import Html, element, facts
 
 _NOUNS = {"filters": "width", "loss": "loss"}
 _BASELINES = {
-    "nearest_image": "copy of the nearest image",
+    "nearest_image": "nearest image copied",
     "best_constant": "best constant mask",
     "all_background": "nothing anywhere",
 }
@@ -26,8 +26,12 @@ def answer(record: StudyRecord) -> Html:
         element("h1", question(record)),
         element("p", verdict.headline, class_=f"verdict {'info' if verdict.decided else 'warning'}"),
         facts(_facts(record)),
-        element("div", *(element("p", text) for text in (*verdict.reasons, *_test(record))), class_="answer"),
-        *_bars(record),
+        element(
+            "div",
+            element("div", *(element("p", text) for text in (*verdict.reasons, *_test(record))), class_="answer"),
+            element("div", *_bars(record)),
+            class_="top",
+        ),
     )
 
 

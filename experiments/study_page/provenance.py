@@ -16,8 +16,8 @@ def provenance(record: StudyRecord) -> Html:
     if record.origin is None:
         parts.append(
             note(
-                "The study was made by an older version, which did not note its command. This one has the study's "
-                "settings; put the export's folder, and your own workspace and storage, in."
+                "The study's own command is not known: it was interrupted, or made by an older version. This one has "
+                "its settings; put the export's folder, and your own workspace and storage, in."
             )
         )
     study, manifest = record.study, record.manifest

@@ -80,18 +80,22 @@ def _compare(best: Arm, second: Arm, count: int, unfinished: tuple[str, ...]) ->
     chance = min(1.0, pairs * sign_test(ahead, behind))
     counted = f"With the same seeds it is ahead of that arm on {ahead} of {len(seeds)}"
     told = f"{counted}, by {sum(leads) / len(leads):+.3f} on average ({min(leads):+.3f} to {max(leads):+.3f})."
-    odds = f"Two equal arms would part this clearly, one way or the other, with a probability of {chance:.0%}."
-    if pairs > 1:
-        odds = f"If all {count} arms were equal, some two would part this clearly with a probability of up to {chance:.0%}."
+    odds = _in_words(chance, count)
     decided = chance <= _CHANCE and ahead > behind
     if decided:
         headline = f"{best.name} is best: ahead of {second.name} on {ahead} of {len(seeds)} seeds."
     else:
         headline = f"{best.name} scored highest, but {len(seeds)} seeds per arm do not decide the comparison."
-        odds += (
-            f" At least {_fewest_seeds(pairs)} seeds, all pointing the same way, would make that {_CHANCE:.0%} or less."
-        )
+        odds += f" At least {_fewest_seeds(pairs)} seeds, all pointing the same way, would decide it."
     return Verdict(decided=decided, headline=headline, reasons=(margin, told, odds, *unfinished))
+
+
+def _in_words(chance: float, count: int) -> str:
+    if chance == 1:
+        return "Equal arms part like this all the time."
+    if count == 2:
+        return f"Two equal arms would part this clearly, one way or the other, with a probability of {chance:.0%}."
+    return f"If all {count} arms were equal, two would part this clearly with a probability up to {chance:.0%}."
 
 
 def sign_test(ahead: int, behind: int) -> float:
