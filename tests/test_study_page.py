@@ -327,6 +327,20 @@ class TestWords:
         assert "The best single trial, 1, is of another arm than the best mean" in found
 
 
+def test_a_search_shows_what_made_the_difference(record: StudyRecord) -> None:
+    rates = (0.001, 0.002, 0.004, 0.008)
+    rows = tuple(
+        trial(number, "bce", 0.5 + number / 10, config=TrainConfig(learning_rate=rate), run_id=None)
+        for number, rate in enumerate(rates)
+    )
+    pruned = trial(4, "bce", 0.3, state="pruned", config=TrainConfig(learning_rate=0.1), run_id=None)
+    found = study_page(replace(record, study=replace(record.study, sampler="tpe", rows=(*rows, pruned))))
+    assert "Which learning rate for tiny?" in found
+    assert "The search found learning_rate 0.008" in found
+    assert 'alt="Share of the variance of validation Dice that each option explains"' in found
+    assert "4 finished, 1 pruned" in found
+
+
 def test_thousands_of_images_are_limited(record: StudyRecord) -> None:
     images = tuple(image(0, f"{index}.png") for index in range(MOST_ROWS + 1))
     found = study_page(replace(record, images=images))

@@ -26,7 +26,7 @@ def data(record: StudyRecord) -> Html:
         )
         for found in findings
     )
-    link = element("a", "the audit's own page", href=AUDIT_PAGE)
+    link = element("a", f"{AUDIT_PAGE}, beside this page", href=AUDIT_PAGE)
     told = words("Examples, what each finding means and what to do about it: ", link, ".")
     return section("audit", title, element("ul", *lines, class_="findings"), told)
 
