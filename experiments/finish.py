@@ -17,7 +17,7 @@ from experiments.progress import describe
 from experiments.registry import ModelInfo, Registered, Registry
 from experiments.search import SearchSpace
 from experiments.storage import TrialRow
-from experiments.study_result import StudyResult
+from experiments.study_result import StudyResult, final_folder
 from experiments.tracking import Tracker
 from seg.data.appearance import measure_training_images
 from seg.data.manifest import Manifest
@@ -63,7 +63,7 @@ def finish(
     model = result.folder(best) / "model.keras"
     if not model.is_file():
         raise UserError(f"{model} must be there to be registered, and is gone; use another study name.")
-    folder = model.parent.with_name(model.parent.name.replace("trial", "final"))
+    folder = final_folder(model.parent)
     evaluation = _evaluate_once(executor, folder, model, manifest)
     metrics = score_metrics(evaluation, SPLIT)
     for run_id in (best.run_id, result.run_id):

@@ -2,12 +2,11 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote, quote_plus
+from typing import Any
 
 import optuna
 import sqlalchemy
@@ -15,13 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.new_database import create_whole
 from experiments.search import ArmSampler, SearchSpace, fingerprint, make_pruner, make_sampler, place, suggest
+from experiments.storage_connection import connect, displayed, or_user_error, parse_url
 from experiments.study_lock import study_lock
 from seg.config import TrainConfig
 from seg.errors import UserError
-
-Result = TypeVar("Result")
-
-DEFAULT_STORAGE = "sqlite:///optuna.db"
 
 _STATES = {
     TrialState.COMPLETE: "finished",
@@ -72,6 +68,7 @@ class TrialRow:
         reason: why it failed.
         seconds: from its last start to its end; None while it runs.
         deaths: how many of its processes died.
+        curve: val_dice of each epoch that it reported, by epoch.
     """
 
     number: int
@@ -82,6 +79,30 @@ class TrialRow:
     reason: str
     seconds: float | None
     deaths: int = 0
+    curve: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredStudy:
+    """A study as the storage knows it, for whoever only reads.
+
+    Attributes:
+        study: its name.
+        dataset_key, dataset_name, split: of the dataset that it trained on.
+        sampler: grid or tpe.
+        settings: the options that all its trials share; `loss` and `filters` are lists.
+        run_id: of its MLflow run; None if it never got one.
+        rows: every trial, by number.
+    """
+
+    study: str
+    dataset_key: str
+    dataset_name: str
+    split: str
+    sampler: str
+    settings: dict[str, Any]
+    run_id: str | None
+    rows: tuple[TrialRow, ...]
 
 
 class StudyStore:
@@ -182,7 +203,42 @@ def _row(trial: FrozenTrial) -> TrialRow:
         reason=trial.user_attrs.get("reason", ""),
         seconds=None if trial.duration is None else trial.duration.total_seconds(),
         deaths=trial.user_attrs.get("deaths", 0),
+        curve=dict(sorted(trial.intermediate_values.items())),
     )
+
+
+def read_study(url: str, study: str) -> StoredStudy:
+    """Reads a study without holding it: another driver may be at work on it.
+
+    Raises:
+        UserError: if the storage does not answer or is none, or has no such study of ours.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise UserError(
+            f"storage must be there to be read, got {displayed(url)}; name the one that the study was made in."
+        )
+    storage = or_user_error(parsed, lambda: connect(parsed))
+    try:
+        known = or_user_error(parsed, lambda: optuna.get_all_study_names(storage))
+        if study not in known:
+            raise UserError(f"study must be one of {', '.join(known) or '(none there)'}, got '{study}'.")
+        found = or_user_error(parsed, lambda: optuna.load_study(storage=storage, study_name=study))
+        stored = found.user_attrs
+        if "space" not in stored:
+            raise UserError(f"study '{study}' was not made by this program; choose another.")
+        return StoredStudy(
+            study=study,
+            dataset_key=stored["dataset_key"],
+            dataset_name=stored["dataset_name"],
+            split=stored["split"],
+            sampler=stored["sampler"],
+            settings=stored["space"],
+            run_id=stored.get("run_id"),
+            rows=tuple(_row(trial) for trial in found.get_trials(deepcopy=False)),
+        )
+    finally:
+        storage.engine.dispose()
 
 
 @contextmanager
@@ -197,33 +253,19 @@ def open_study(url: str, identity: StudyIdentity) -> Iterator[StudyStore]:
             holds it. The message never shows a password.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its "study created" lines would break the progress line
-    parsed = _parse_url(url)
+    parsed = parse_url(url)
     with ExitStack() as held:
-        _or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, identity.study)))
-        storage, study = _or_user_error(parsed, lambda: _create(parsed, identity))
+        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, identity.study)))
+        storage, study = or_user_error(parsed, lambda: _create(parsed, identity))
         held.callback(storage.engine.dispose)
         yield StudyStore(study, storage, identity.space)
-
-
-def _parse_url(url: str) -> sqlalchemy.URL:
-    try:
-        parsed = sqlalchemy.make_url(url)
-        backend = parsed.get_backend_name()
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        backend = ""  # the URL may hold a password: it is not shown
-    if backend not in ("sqlite", "postgresql"):
-        raise UserError("storage must be a URL like sqlite:///optuna.db or postgresql://user@host/database.")
-    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise UserError(f"storage must name a file, so that a study can go on; use {DEFAULT_STORAGE}.")
-    return parsed
 
 
 def _create(url: sqlalchemy.URL, identity: StudyIdentity) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
     if url.get_backend_name() == "sqlite":
         assert url.database is not None
         create_whole(Path(url.database), lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
-    waiting = {"connect_args": {"timeout": 60}} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True}
-    storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=waiting)
+    storage = connect(url)
     study = optuna.create_study(
         storage=storage,
         study_name=identity.study,
@@ -270,23 +312,3 @@ def _check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
 
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _or_user_error(url: sqlalchemy.URL, action: Callable[[], Result]) -> Result:
-    shown = url.set(query={}).render_as_string(hide_password=True)
-    try:
-        return action()
-    except ImportError:
-        raise UserError(f"storage {shown} needs a database driver; pip install 'psycopg[binary]'.") from None
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, RuntimeError) as error:
-        cause = error.__cause__ or error
-        detail = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
-        raise UserError(f"storage {shown} does not answer ({_without_password(detail, url)}).") from None
-
-
-def _without_password(text: str, url: sqlalchemy.URL) -> str:
-    secrets = [url.password, *(str(value) for name, value in url.query.items() if "pass" in name)]
-    for secret in filter(None, secrets):
-        for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
-            text = text.replace(form, "***")
-    return text

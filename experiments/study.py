@@ -19,6 +19,7 @@ from experiments.executors.gpus import gpus_per_slot
 from experiments.executors.local import LocalExecutor
 from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
 from experiments.progress import Progress
+from experiments.report import note_origin, publish_page
 from experiments.search import SearchSpace, parse_filters, parse_losses
 from experiments.settlement import Limits
 from experiments.study_report import publish_study
@@ -97,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
     with tracker.ending(result.run_id):
+        note_origin("study", build_parser(), values, result.run_id, launch.tracking_uri)
         publish_study(result, manifest, tracker)
+        publish_page(values.study, values.storage, Path(values.workspace), tracker)
         best = result.winner()
     print(f"best: trial {best.number}, val_dice {best.val_dice:.3f}, run {best.run_id}")
     return 0

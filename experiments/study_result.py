@@ -19,6 +19,11 @@ def checkpoint_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.checkpoints")
 
 
+def final_folder(trial: Path) -> Path:
+    """Where the evaluation of a trial leaves its files, beside the trial's own."""
+    return trial.with_name(trial.name.replace("trial", "final"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
     """The outcome of a study.
