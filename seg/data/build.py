@@ -93,7 +93,8 @@ class Build:
                 bar.update()
                 task = tasks[index]
                 if isinstance(result, Died):
-                    result = BrokenRule("worker_died", f"the process that converted it died ({result.exitcode})")
+                    why = "took too long and was ended" if result.hung else f"died ({result.exitcode})"
+                    result = BrokenRule("worker_died", f"the process that converted it {why}")
                 if isinstance(result, BrokenRule):
                     source = self._export.images[task.split][task.row].source
                     self.problems.append(

@@ -1,4 +1,4 @@
-"""Work in processes that may die: one bad item costs that item, never the whole job.
+"""Work in processes that may die or hang: one bad item costs that item, never the whole job.
 
 The processes are spawned, so that they import only what the function needs, whatever the caller has loaded.
 """
@@ -9,6 +9,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,29 +21,41 @@ from typing import Any
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _AHEAD = 2  # chunks per process: one in work, one waiting, so that no process waits for the parent
+ITEM_SECONDS = 60.0
 _KEEP = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Died:
-    """The process that worked on an item ended; `exitcode` is as in `multiprocessing`: −9 is SIGKILL."""
+    """The process that worked on an item ended; `exitcode` is as in `multiprocessing`: −9 is SIGKILL.
+
+    `hung` says that it was killed because the item took too long.
+    """
 
     exitcode: int | None
+    hung: bool = False
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     connection: Connection
+    started: Any  # shared with the process: how many items it has begun
+    hung: bool = False
     chunks: deque[list[tuple[int, Any]]] = field(default_factory=deque)  # sent and not answered, oldest first
 
 
 def map_in_processes(
-    function: Callable[[Any], Any], items: Sequence[Any], jobs: int, *, chunk_size: int = 16
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    jobs: int,
+    *,
+    chunk_size: int = 16,
+    item_seconds: float = ITEM_SECONDS,
 ) -> Iterator[tuple[int, Any]]:
     """Applies a function to every item, in `jobs` spawned processes.
 
-    When a process dies, the items of its chunk are tried again one at a time, each in a process that has done no harm
+    When a process dies, or is killed because one item took too long, the items of its chunk are tried again one at a time, each in a process that has done no harm
     yet, so the item that kills is known by name.
 
     Args:
@@ -50,6 +63,7 @@ def map_in_processes(
         items: sent in chunks.
         jobs: number of processes.
         chunk_size: items per message.
+        item_seconds: that one item may take.
 
     Yields:
         The item's index and what the function returned, or `Died`; in the order in which they end.
@@ -64,11 +78,12 @@ def map_in_processes(
 
     def start() -> None:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        begun = context.RawValue("q", 0)
+        process = context.Process(target=_serve, args=(theirs, function, begun), daemon=True)
         with _without_main_module():
             process.start()
         theirs.close()
-        workers[ours] = _Worker(process, ours)
+        workers[ours] = _Worker(process, ours, begun)
         give(workers[ours])
 
     def give(worker: _Worker) -> None:
@@ -80,7 +95,9 @@ def map_in_processes(
             del workers[worker.connection]
             _end(worker)
 
+    watch = threading.Event()
     try:
+        threading.Thread(target=_kill_what_hangs, args=(workers, item_seconds, watch), daemon=True).start()
         for _ in range(min(jobs, len(chunks))):
             start()
         while workers:
@@ -94,7 +111,7 @@ def map_in_processes(
                     suspects = worker.chunks.popleft()
                     chunks.extendleft(reversed(worker.chunks))
                     if len(suspects) == 1:
-                        yield suspects[0][0], Died(worker.process.exitcode)
+                        yield suspects[0][0], Died(worker.process.exitcode, worker.hung)
                     else:
                         chunks.extendleft([item] for item in reversed(suspects))
                     if chunks:
@@ -106,6 +123,7 @@ def map_in_processes(
                 give(worker)
                 yield from zip((index for index, _ in finished), results, strict=True)
     finally:
+        watch.set()
         for worker in workers.values():
             worker.process.terminate()
             _end(worker)
@@ -130,7 +148,21 @@ def _end(worker: _Worker) -> None:
         worker.process.join()
 
 
-def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
+def _kill_what_hangs(workers: dict[Connection, _Worker], item_seconds: float, ended: threading.Event) -> None:
+    """Runs in a thread of its own: to a process that hangs, the others' thread may be waiting to send."""
+    seen: dict[Connection, tuple[int, float]] = {}
+    while not ended.wait(min(1, item_seconds / 4)):
+        for connection, worker in list(workers.items()):
+            begun = worker.started.value
+            before, since = seen.get(connection, (-1, 0.0))
+            if begun != before or not worker.chunks or not begun:
+                seen[connection] = (begun, time.monotonic())
+            elif time.monotonic() - since > item_seconds:
+                worker.hung = True
+                worker.process.kill()
+
+
+def _serve(connection: Connection, function: Callable[[Any], Any], begun: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the processes
     _keep_memory()
     received: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -138,7 +170,10 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
     threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
     while (chunk := received.get()) is not None:
         try:
-            results: Any = [function(item) for _, item in chunk]
+            results: Any = []
+            for _, item in chunk:
+                begun.value += 1
+                results.append(function(item))
         except Exception as error:
             results = error
         connection.send(results)
