@@ -55,8 +55,8 @@ def map_in_processes(
 ) -> Iterator[tuple[int, Any]]:
     """Applies a function to every item, in `jobs` spawned processes.
 
-    When a process dies, or is killed because one item took too long, the items of its chunk are tried again one at a time, each in a process that has done no harm
-    yet, so the item that kills is known by name.
+    When a process dies, or is killed because one item took too long, the items of its chunk are tried again one at a
+    time, each in a process that has done no harm yet, so the item that kills is known by name.
 
     Args:
         function: sent to each process once, by pickle.
