@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def summary(finished: Finished, model_name: str) -> str:
     """The lines that a person reads at the end."""
-    evaluation, registered = finished.evaluation, finished.registered
+    evaluation = finished.evaluation
     dice = evaluation["scores"]["dice"]
     rows = [(f"Dice on {evaluation['examples']} test images", dice["mean"])]
     rows += [(f"  {name.replace('_', ' ')}", score) for name, score in evaluation["baselines"].items()]
@@ -65,7 +65,7 @@ def summary(finished: Finished, model_name: str) -> str:
     lines += [f"  {name:{width}}  {score:.3f}" for name, score in rows]
     lines[1] += f"  (95 %: {dice['low']:.3f} to {dice['high']:.3f}), beside three that learned nothing:"
     lines += [
-        f"registered: {model_name} version {registered.model.version}, {registered.reason}",
+        f"registered: {model_name} version {finished.version.version}, {finished.decision.reason}",
         f'load:       mlflow.pyfunc.load_model("models:/{model_name}@champion")',
     ]
     return "\n".join(lines)

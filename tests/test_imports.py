@@ -51,7 +51,7 @@ def test_one_room_talks_to_each_library(library: str) -> None:
     assert {str(path.relative_to(ROOT)) for path in MODULES if imports(path, library)} == ONLY[library]
 
 
-@pytest.mark.parametrize("verb", ["main", "convert", "audit", "train", "study", "evaluate", "predict"])
+@pytest.mark.parametrize("verb", ["main", "convert", "audit", "train", "study", "evaluate", "predict", "promote"])
 def test_entry_points_start_without_heavy_libraries(verb: str) -> None:
     # `--help` must answer at once, and the driver must never hold a GPU.
     script = (
