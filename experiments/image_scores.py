@@ -68,7 +68,7 @@ def stored_scores(version: ModelInfo, tracker: Tracker) -> ImageScores | None:
         try:
             for name in ("evaluation.json", "per_image.csv"):
                 tracker.download(version.run_id, f"{FINAL}/{name}", Path(scratch))
-            return read_scores(Path(scratch) / FINAL)
+            return read_scores(Path(scratch))
         except UserError:  # no run, no such artifact, or one of an older version: it can be scored anew
             return None
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import audit, datasets, entry, presets
+from experiments.card.publish import publish_card
 from experiments.finish import Finished, finish
 from experiments.options import FIELDS, parser
 from experiments.registry import check_name
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             publish_study(result, manifest, tracker)
             tracker.log_folder(result.run_id, audited, "audit")
             finished = finish(result, space, manifest, tracker, executor, values)
+            publish_card(finished, result.run_id, manifest, audited, tracker, values)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")
     return 0
