@@ -42,10 +42,10 @@ def draw_calibration(evaluation: Mapping[str, Any], file: Path) -> None:
     figure, axes = _figure()
     axes.plot([0, 1], [0, 1], color=_PALE_INK, linewidth=1, linestyle=(0, (5, 4)), label="as sure as right")
     probability, foreground = [part["probability"] for part in bins], [part["foreground"] for part in bins]
-    axes.plot(probability, foreground, "o-", color=_BLUE, linewidth=2, markersize=6, label="pixels, by probability")
+    (measured,) = axes.plot(probability, foreground, "o-", color=_BLUE, linewidth=2, markersize=6, zorder=3)
+    measured.set(label="pixels, by probability", clip_on=False)  # points at 0 and 1 stay whole
     axes.set(xlabel="predicted probability", ylabel="share that is foreground", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, labelcolor=_INK, fontsize=10, loc="upper left")
-    axes.xaxis.labelpad = 4
     counts = axes.inset_axes((0, 1.04, 1, 0.16), sharex=axes)
     counts.bar(
         [(part["low"] + part["high"]) / 2 for part in bins],

@@ -156,11 +156,7 @@ def _sizes(evaluation: Mapping[str, Any]) -> Section:
         title="By size",
         source=f"{_EVALUATION} → by_size",
         paragraphs=("Images with foreground in thirds, by the share of the image that it fills.",),
-        table=Table(
-            columns=("size", "share of the image", "images", "Dice at own size"),
-            rows=rows,
-            words=("share of the image",),
-        ),
+        table=Table(columns=("size", "share of the image", "images", "Dice at own size"), rows=rows),
     )
 
 
