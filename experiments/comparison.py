@@ -1,10 +1,9 @@
-"""A study as a table: one line per trial (CSV), one per arm (Markdown and HTML)."""
+"""A study as a table: one line per trial (CSV), one per arm (Markdown, and cells for a page)."""
 
 import csv
-import html
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
@@ -12,16 +11,6 @@ from typing import Any
 from experiments.search import WITHOUT_EFFECT
 from experiments.storage import TrialRow
 from seg.config import TrainConfig
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #22272e; margin: 2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: #616a75; padding-bottom: .6rem; }
-th { text-align: left; color: #616a75; font-weight: 500; border-bottom: 2px solid #d0d7de; }
-th, td { padding: .35rem 1.1rem .35rem 0; }
-td { border-bottom: 1px solid #eaeef2; }
-tr.best td { font-weight: 600; background: #e8f4fb; }
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +20,27 @@ class Arm:
     Attributes:
         values: the options that differ between the study's arms, by name.
         val_dice: of the finished trials, in the order of their numbers.
+        by_seed: the same, by seed.
+        best_trial: number of the finished trial with the highest val_dice; None where none finished.
+        trials_finished: numbers of the finished trials.
         trials: how many there are, those that did not finish included.
         seconds: the finished trials' mean duration; None where none finished.
     """
 
     values: dict[str, Any]
     val_dice: tuple[float, ...]
+    by_seed: Mapping[int, float]
+    best_trial: int | None
+    trials_finished: tuple[int, ...]
     trials: int
     seconds: float | None
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others: `dice, filters 16`."""
+        ordered = sorted(self.values.items(), key=lambda option: option[0] != "loss")
+        words = (_number(value) if key == "loss" else f"{key} {_number(value)}" for key, value in ordered)
+        return ", ".join(words) or "the only arm"
 
     @property
     def mean(self) -> float | None:
@@ -74,6 +76,9 @@ def _arm(values: dict[str, Any], members: Sequence[TrialRow]) -> Arm:
     return Arm(
         values=values,
         val_dice=tuple(row.val_dice for row in done if row.val_dice is not None),
+        by_seed={row.config.seed: row.val_dice for row in done if row.config and row.val_dice is not None},
+        best_trial=max(done, key=lambda row: (row.val_dice, -row.number)).number if done else None,
+        trials_finished=tuple(row.number for row in done),
         trials=len(members),
         seconds=fmean(seconds) if seconds else None,
     )
@@ -94,28 +99,13 @@ def as_csv(rows: Sequence[TrialRow]) -> str:
 
 def as_markdown(rows: Sequence[TrialRow]) -> str:
     """The arms, best first, as a Markdown table."""
-    head, *body = _cells(rows)
+    head, *body = cells(rows)
     lines = [head, ["---"] * len(head), *body]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-def as_html(rows: Sequence[TrialRow], title: str) -> str:
-    """The arms, best first, as a page that needs nothing else."""
-    head, *body = _cells(rows)
-    lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
-    for number, line in enumerate(body):
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in line)
-        opening = '<tr class="best">' if number == 0 else "<tr>"
-        lines.append(f"{opening}{cells}</tr>")
-    caption = f"<caption>{html.escape(title)}: mean val_dice of each arm's trials, best first</caption>"
-    table = "\n".join(lines)
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n<table>{caption}\n{table}\n</table></html>\n"
-    )
-
-
-def _cells(rows: Sequence[TrialRow]) -> list[list[str]]:
+def cells(rows: Sequence[TrialRow]) -> list[list[str]]:
+    """The arms, best first, as text: the heads, then a line per arm."""
     names = varied(rows)
     table = [[*names, "val_dice", "lowest", "highest", "finished", "seconds per trial"]]
     for arm in arms(rows):

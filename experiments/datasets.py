@@ -13,7 +13,19 @@ from seg.data.manifest import Manifest
 from seg.errors import UserError
 
 DEMO = "demo"
-OPTIONS = ("data", "categories", "on_bad", "split", "group_pattern", "workspace")
+OPTIONS = (
+    "data",
+    "categories",
+    "on_bad",
+    "crowds",
+    "overlaps",
+    "exif",
+    "split",
+    "group_pattern",
+    "group_column",
+    "split_seed",
+    "workspace",
+)
 
 
 def export_folder(values: argparse.Namespace) -> Path:
@@ -50,8 +62,13 @@ def prepare(values: argparse.Namespace, image_size: int, split: str | None = Non
         image_size=image_size,
         categories=values.categories,
         on_bad=values.on_bad,
+        crowds=values.crowds,
+        overlaps=values.overlaps,
+        exif=values.exif,
         split=split or values.split,
         group_pattern=values.group_pattern,
+        group_column=values.group_column,
+        split_seed=values.split_seed,
         announce=lambda line: print(line, file=sys.stderr),
     )
 

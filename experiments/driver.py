@@ -1,5 +1,6 @@
 """The driver: runs a study, from where it stopped to its total of trials. Imports neither TensorFlow nor MLflow."""
 
+import shutil
 import traceback
 from collections.abc import Iterator
 from itertools import repeat
@@ -10,9 +11,10 @@ from experiments.executors.base import Executor
 from experiments.interrupts import Interrupted, Interrupts
 from experiments.progress import Progress
 from experiments.search import SearchSpace, fingerprint
+from experiments.settlement import Limits
 from experiments.storage import StudyIdentity, StudyStore, open_study
 from experiments.study_loop import StudyLoop
-from experiments.study_result import StudyResult
+from experiments.study_result import StudyResult, checkpoint_folder, trial_folder
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
@@ -34,12 +36,14 @@ def run_study(
     executor: Executor,
     tracker: "Tracker",
     progress: Progress,
+    limits: Limits | None = None,
     adopt: str | None = None,
 ) -> StudyResult:
     """Runs a study until it has `trials` finished ones (pruned ones included), or goes on with it.
 
-    Trials that fail do not count; the next call asks for as many as are still missing, a grid for the same arms. The
-    study's MLflow run is left open after success, for what else belongs to it; in every other case it is ended.
+    Trials that an interrupt or the death of a driver stopped go on from their last checkpoints. Trials that fail do not
+    count; the next call asks for as many as are still missing, a grid for the same arms. The study's MLflow run is left
+    open after success, for what else belongs to it; in every other case it is ended.
 
     Args:
         study: the study's name.
@@ -49,6 +53,7 @@ def run_study(
         workspace: trials leave their files in `workspace/studies/<study>/trial_<number>_<run>`.
         storage: URL of Optuna's storage.
         executor, tracker, progress: where trials run, are recorded and are told.
+        limits: of each trial; None: the defaults.
         adopt: an MLflow run to use as the study's own (`mlflow run` made it).
 
     Raises:
@@ -63,8 +68,9 @@ def run_study(
     with Interrupts() as interrupts, open_study(storage, identity) as store:
         parent_run = tracker.start_study(study, _parameters(space), manifest, run_id=store.parent_run(), adopt=adopt)
         store.set_parent_run(parent_run)
-        _settle_abandoned(store, tracker, progress)
-        arms = _begin(store, space, trials, study, progress)
+        _take_over(store, tracker, progress)
+        _remove_checkpoints(store, study, workspace)
+        waiting, arms = _begin(store, space, trials, study, progress)
         loop = StudyLoop(
             study=study,
             store=store,
@@ -74,7 +80,9 @@ def run_study(
             progress=progress,
             manifest=manifest,
             workspace=workspace,
+            waiting=waiting,
             arms=arms,
+            limits=limits or Limits(),
         )
         try:
             loop.run(interrupts)
@@ -95,14 +103,22 @@ def run_study(
         )
 
 
-def _settle_abandoned(store: StudyStore, tracker: "Tracker", progress: Progress) -> None:
-    """Fails what a dead driver left running. This driver holds the study, so nobody runs these trials."""
+def _take_over(store: StudyStore, tracker: "Tracker", progress: Progress) -> None:
+    """Queues what a dead driver left running. This driver holds the study, so nobody runs these trials."""
     for row in store.trials():
-        if row.state == "running":
-            if row.run_id is not None:
-                tracker.end(row.run_id, "failed", ABANDONED)
-            store.fail(row.number, ABANDONED)
-            progress.say(f"trial number {row.number} was left behind by a driver that died: settled as failed")
+        if row.state == "running" and row.config is None:
+            store.fail(row.number, ABANDONED)  # before it was settled what it should train
+        elif row.state == "running":
+            store.requeue(row.number, row.deaths)
+            progress.say(f"trial number {row.number} was left behind by a driver that died: it goes on")
+
+
+def _remove_checkpoints(store: StudyStore, study: str, workspace: Path) -> None:
+    """A driver that died between the two may have settled a trial and kept its checkpoints."""
+    for row in store.trials():
+        if row.run_id is not None and row.state in ("finished", "pruned", "failed"):
+            folder = trial_folder(workspace, study, row.number, row.run_id)
+            shutil.rmtree(checkpoint_folder(folder), ignore_errors=True)
 
 
 def _parameters(space: SearchSpace) -> dict[str, object]:
@@ -113,10 +129,13 @@ def _parameters(space: SearchSpace) -> dict[str, object]:
 
 def _begin(
     store: StudyStore, space: SearchSpace, trials: int, study: str, progress: Progress
-) -> Iterator[TrainConfig | None]:
-    """Tells where the study stands and returns what it still has to train."""
-    finished = [row for row in store.trials() if row.state in ("finished", "pruned")]
+) -> tuple[int, Iterator[TrainConfig | None]]:
+    """Tells where the study stands; returns how many trials go on, and what is to be trained then."""
+    rows = store.trials()
+    finished = [row for row in rows if row.state in ("finished", "pruned")]
+    waiting = [row for row in rows if row.state == "waiting"]
     missing = max(0, trials - len(finished))
+    going_on = min(missing, len(waiting))
     best = max((row.val_dice for row in finished if row.state == "finished" and row.val_dice is not None), default=None)
     if missing == 0:
         progress.say(f"study '{study}' has all its trials ({len(finished)} of {trials}): nothing to train")
@@ -124,6 +143,7 @@ def _begin(
         progress.say(f"study '{study}' goes on: {len(finished)} of {trials} trials are finished")
     progress.study(trials, len(finished), space.base, best)
     if space.sampler == "tpe":
-        return repeat(None, missing)
-    done = {fingerprint(row.config) for row in finished if row.config is not None}
-    return iter([config for config in space.grid(trials) if fingerprint(config) not in done][:missing])
+        return going_on, repeat(None, missing - going_on)
+    known = {fingerprint(row.config) for row in (*finished, *waiting) if row.config is not None}
+    new = [config for config in space.grid(trials) if fingerprint(config) not in known]
+    return going_on, iter(new[: missing - going_on])

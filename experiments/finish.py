@@ -17,9 +17,10 @@ from experiments.promotion import Decision, contend
 from experiments.registry import ModelInfo, Registry
 from experiments.search import SearchSpace
 from experiments.storage import TrialRow
-from experiments.study_result import StudyResult
+from experiments.study_result import StudyResult, final_folder
 from experiments.tasks import EVALUATION_FORMAT
 from experiments.tracking import Tracker
+from seg.data.appearance import measure_training_images
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 
@@ -67,7 +68,7 @@ def finish(
     model = result.folder(best) / "model.keras"
     if not model.is_file():
         raise UserError(f"{model} must be there to be registered, and is gone; use another study name.")
-    folder = model.parent.with_name(model.parent.name.replace("trial", "final"))
+    folder = final_folder(model.parent)
     evaluation = _evaluate_once(executor, folder, model, manifest)
     metrics = score_metrics(evaluation, SPLIT)
     for run_id in (best.run_id, result.run_id):
@@ -125,6 +126,7 @@ def _register(
         dataset_key=manifest.key,
         test_key=manifest.splits[SPLIT].key,
         example=cv2.imencode(".png", image)[1].tobytes(),
+        training_images=measure_training_images(manifest),
     )
 
 

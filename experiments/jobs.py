@@ -45,6 +45,7 @@ class JobEnded:
         reason: one line for people, when not finished: `killed by SIGKILL (out of memory?)`, `UserError: …`.
         traceback: of a task that raised, else the end of the process's log; empty when finished.
         user_error: the task raised UserError: the request was wrong, not the machine.
+        died: its process ended without saying how: killed, crashed, out of memory. Another attempt may succeed.
     """
 
     job: Job
@@ -53,6 +54,7 @@ class JobEnded:
     reason: str = ""
     traceback: str = ""
     user_error: bool = False
+    died: bool = False
 
 
 JobEvent = JobReported | JobEnded

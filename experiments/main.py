@@ -17,6 +17,7 @@ from experiments.card.publish import publish_card
 from experiments.finish import Finished, finish
 from experiments.options import FIELDS, parser
 from experiments.registry import check_name
+from experiments.report import note_origin, publish_page
 from experiments.study import LISTS, STUDY_OPTIONS, conduct, local_executor, search_space
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
@@ -47,10 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
+            note_origin("main", build_parser(), values, result.run_id, launch.tracking_uri)
             publish_study(result, manifest, tracker)
             tracker.log_folder(result.run_id, audited, "audit")
             finished = finish(result, space, manifest, tracker, executor, values)
             publish_card(finished, result.run_id, manifest, audited, tracker, values)
+            publish_page(values.study, values.storage, Path(values.workspace), tracker)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")
     return 0

@@ -59,6 +59,25 @@ _RUNNER = {
         choices=("fail", "skip"),
         help="broken images and annotations: fail with the full list, or skip the images that have them",
     ),
+    "crowds": Option(
+        type=str,
+        default="ignore",
+        choices=("ignore", "foreground"),
+        help="crowd regions: ignore, no loss and no score there; or foreground, as always where all annotations are "
+        "crowds",
+    ),
+    "overlaps": Option(
+        type=str,
+        default="union",
+        choices=("union", "refuse"),
+        help="objects that share pixels: union, these are foreground once; refuse, a broken rule that on_bad treats",
+    ),
+    "exif": Option(
+        type=str,
+        default="ignore",
+        choices=("ignore", "rotate"),
+        help="the rotation that EXIF data asks for: ignore it, or rotate the image",
+    ),
     "split": Option(
         type=str,
         default="official",
@@ -70,6 +89,15 @@ _RUNNER = {
         default="",
         help="regular expression on the file names whose first group is an image's group, for split=grouped and "
         "kfold; empty: groups are found from numbered names and likeness",
+    ),
+    "group_column": Option(
+        type=str,
+        default="",
+        help="instead of group_pattern: key of the images in the JSON that names their group, such as patient or "
+        "extra.patient",
+    ),
+    "split_seed": Option(
+        type=int, default=0, help="seed of the assignment of groups to splits, for split=grouped and kfold"
     ),
     "workspace": Option(type=str, default="workspace", help="folder of converted datasets and trial folders"),
     "preset": Option(
@@ -93,6 +121,14 @@ _RUNNER = {
     "study": Option(type=str, default="unet", help="name of the study; the same name goes on where it stopped"),
     "slots": Option(type=int, default=1, help="trials at the same time, each on its share of the GPUs"),
     "storage": Option(type=str, default="sqlite:///optuna.db", help="URL of Optuna's database"),
+    "retries": Option(
+        type=int,
+        default=2,
+        help="further attempts, each from the last checkpoint, of a trial whose process dies or takes too long",
+    ),
+    "trial_timeout": Option(
+        type=float, default=0.0, help="seconds that one attempt of a trial may take; 0: as long as it likes"
+    ),
     "model_name": Option(type=str, default="seg-unet", help="name of the registered model"),
     "model": Option(
         type=str,
@@ -123,6 +159,12 @@ _RUNNER = {
         default="no",
         choices=("no", "yes"),
         help="yes: instead of promoting, put the champion's alias back on the version that had it before",
+    ),
+    "segmentation": Option(
+        type=str,
+        default="rle",
+        choices=("rle", "polygon"),
+        help="how masks are written to COCO: run lengths, or outlines along the edges of pixels",
     ),
     "allow_errors": Option(
         type=str,

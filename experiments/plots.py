@@ -1,5 +1,6 @@
 """The pictures of runs and studies. Matplotlib's objects only: no global state, no display, safe beside threads."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from seg.training.result import EpochReport
 # Okabe and Ito's colours (2008), told apart with every common form of colour blindness.
 _BLUE, _VERMILION, _GREEN, _ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 _LOSS_COLOURS = dict(zip(LOSSES, (_BLUE, _VERMILION, _GREEN), strict=True))
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))  # by width, narrow to wide
 _INK, _PALE_INK, _LINE = "#22272E", "#616A75", "#E3E7EB"
 _FEWEST_FOR_IMPORTANCE = 4  # finished trials
 
@@ -42,6 +44,47 @@ def learning_curves(history: Sequence[EpochReport], title: str = "") -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     losses.legend(frameon=False, labelcolor=_INK, fontsize=10, loc="upper right")
     return figure
+
+
+def curves_by_trial(rows: Sequence[TrialRow], best: int | None = None, title: str = "") -> Figure:
+    """val_dice of every trial over its epochs: colour by loss, dashes by width, the best trial in bold.
+
+    Args:
+        rows: of the study; those that reported no epoch are left out.
+        best: number of the trial to stress.
+        title: of the figure.
+    """
+    figure, (axes,) = _figure(1, width=8.0, title=title)
+    shown = [(row, row.config) for row in rows if row.curve and row.config is not None]
+    widths = sorted({config.filters for _, config in shown})
+    dashes = dict(zip(widths, _DASHES, strict=False)) if len(widths) <= len(_DASHES) else {}
+    for row, config in shown:
+        stressed = row.number == best
+        axes.plot(
+            list(row.curve),
+            list(row.curve.values()),
+            color=_LOSS_COLOURS[config.loss],
+            linestyle=dashes.get(config.filters, "-"),
+            linewidth=3 if stressed else 1.4,
+            alpha=1.0 if stressed else 0.7,
+            marker="o" if len(row.curve) == 1 else None,  # a line through one point is not seen
+            zorder=4 if stressed else 2,
+        )
+    for loss in (loss for loss in LOSSES if any(config.loss == loss for _, config in shown)):
+        axes.plot([], [], color=_LOSS_COLOURS[loss], linewidth=3, label=loss)
+    for width in dashes if len(dashes) > 1 else ():
+        axes.plot([], [], color=_PALE_INK, linestyle=dashes[width], label=f"filters {width}")
+    axes.set(xlabel="epoch", ylabel="val_dice", ylim=(0, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _legend(axes)
+    return figure
+
+
+def as_svg(figure: Figure) -> bytes:
+    """The figure as lines instead of pixels: sharp on paper and at any size."""
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
 
 
 def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None = None, title: str = "") -> Figure:
@@ -67,22 +110,12 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
             if scores:
                 _arm(axes, place + shift, scores, _LOSS_COLOURS[loss])
         axes.plot([], [], "o", color=_LOSS_COLOURS[loss], label=loss)
-    for name, score in (baselines or {}).items():
+    for score in (baselines or {}).values():
         axes.axhline(score, color=_PALE_INK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
-        axes.annotate(
-            f"{name.replace('_', ' ')} {score:.3f}",
-            (1, score),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),  # beside the axes, where no arm's number is
-            textcoords="offset points",
-            ha="left",
-            va="center",
-            fontsize=9,
-            color=_PALE_INK,
-        )
     axes.set(xlabel="filters of the first level", ylabel="val_dice", xlim=(-0.6, max(len(widths), 1) - 0.4))
     axes.set_xticks(range(len(widths)), [str(width) for width in widths])
     axes.margins(y=0.12)  # room for the means above the points
+    _name_baselines(axes, baselines or {})
     axes.grid(visible=False, axis="x")
     if losses:
         above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(losses)}
@@ -181,6 +214,25 @@ def _figure(columns: int, width: float, title: str) -> tuple[Figure, list[Axes]]
 def _line(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str) -> None:
     # One epoch is a point, and a line through one point is not seen.
     axes.plot(x, y, color=colour, linewidth=2, marker="o", markersize=3.5, label=label)
+
+
+def _name_baselines(axes: Axes, baselines: Mapping[str, float]) -> None:
+    """Beside the axes, where no arm's number is; those that would cover each other move up."""
+    low, high = axes.get_ylim()
+    place = -np.inf
+    for name, score in sorted(baselines.items(), key=lambda baseline: baseline[1]):
+        place = max(score, place + 0.05 * (high - low))
+        axes.annotate(
+            f"{name.replace('_', ' ')} {score:.3f}",
+            (1, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            ha="left",
+            va="center",
+            fontsize=9,
+            color=_PALE_INK,
+        )
 
 
 def _arm(axes: Axes, x: float, scores: Sequence[float], colour: str) -> None:

@@ -73,6 +73,13 @@ class Progress:
             outcome = f"pruned at epoch {shown.epoch}, {outcome}"
         self.say(f"trial {shown.ordinal}/{self._trials}  {shown.arm}  {outcome}" + (f": {detail}" if detail else ""))
 
+    def trial_waits(self, number: int, reason: str) -> None:
+        """A line that stays: a trial stopped, and will go on."""
+        self.close()
+        shown = self._running.pop(number)
+        self._ordinal -= 1
+        self.say(f"trial {shown.ordinal}/{self._trials}  {shown.arm}  stopped after epoch {shown.epoch}: {reason}")
+
     def say(self, text: str) -> None:
         """Prints a line above the live line."""
         self._write((_ERASE_LINE if self._line else "") + text + "\n" + self._line)

@@ -1,33 +1,26 @@
 """`Registry`: the only module that talks to MLflow's model registry. Loads no model and imports no TensorFlow."""
 
-import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 import mlflow
-import pandas as pd
 from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.models import Model
 
 from experiments import tracking_uri
+from experiments.saved_model import save_model
+from seg.data.appearance import Appearance
 from seg.errors import UserError
-from seg.inference import MODEL, SETTINGS
 
 CHAMPION = "champion"
 GATE = "dice_own_size"  # the score that decides between two models
 _HISTORY = "champions"  # tag of a registered model
 _LONGEST_TAG, _LONGEST_DESCRIPTION = 5000, 5000  # what MLflow's database holds
-_REQUIREMENTS = ("mlflow", "tensorflow", "keras", "numpy", "opencv-python-headless")
-_PROJECT = Path(__file__).parent.parent
-# All that `experiments/pyfunc_model.py` needs of this project, and no training code.
-_CODE = ("seg/__init__.py", "seg/errors.py", "seg/inference.py", "seg/data/__init__.py", "seg/data/images.py")
 _SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -170,6 +163,7 @@ class Registry:
         dataset_key: str,
         test_key: str,
         example: bytes,
+        training_images: Appearance,
     ) -> ModelInfo:
         """Makes a run's model a version of `name`; `experiments.promotion` decides which version is champion.
 
@@ -184,6 +178,7 @@ class Registry:
             dataset_key: key of the dataset that the model was trained on.
             test_key: key of the split that the scores are of.
             example: an encoded image, the model's input example.
+            training_images: what they look like; the model says when it is given something else.
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
@@ -197,13 +192,20 @@ class Registry:
             self.note(found, tags)
             number = found.version
         else:
-            number = self._create_version(run_id, model_file, name, tags, threshold, example)
+            settings = {"threshold": threshold, "training_images": training_images.to_json()}
+            number = self._create_version(run_id, model_file, name, tags, settings, example)
         return _info(self._client.get_model_version(name, number))
 
     def _create_version(
-        self, run_id: str, model_file: Path, name: str, tags: dict[str, str], threshold: float, example: bytes
+        self,
+        run_id: str,
+        model_file: Path,
+        name: str,
+        tags: dict[str, str],
+        settings: dict[str, Any],
+        example: bytes,
     ) -> str:
-        logged = self._log_model(run_id, model_file, threshold, example)
+        logged = self._log_model(run_id, model_file, settings, example)
         try:
             self._client.create_registered_model(name, description=_DESCRIPTION.replace("NAME", name))
         except MlflowException as error:
@@ -215,7 +217,7 @@ class Registry:
         )
         return str(created.version)
 
-    def _log_model(self, run_id: str, model_file: Path, threshold: float, example: bytes) -> LoggedModel:
+    def _log_model(self, run_id: str, model_file: Path, settings: dict[str, Any], example: bytes) -> LoggedModel:
         """Uploads the model. `mlflow.pyfunc.log_model` would load it, and TensorFlow with it, to try its example."""
         run = self._client.get_run(run_id)
         logged = self._client.create_logged_model(
@@ -228,8 +230,7 @@ class Registry:
             artifact_path=logged.artifact_location,
         )
         with tempfile.TemporaryDirectory() as folder:
-            saved = Path(folder) / "saved"
-            _save(saved, Path(folder), description, model_file, threshold, example)
+            saved = save_model(Path(folder), description, model_file, settings, example)
             self._client.log_model_artifacts(logged.model_id, str(saved))
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         return self._client.finalize_logged_model(logged.model_id, "READY")
@@ -252,44 +253,19 @@ def _info(version: ModelVersion) -> ModelInfo:
     )
 
 
-def _save(folder: Path, scratch: Path, description: Model, model_file: Path, threshold: float, example: bytes) -> None:
-    """Writes the MLflow model: Keras file, settings, the few files of code, signature and requirements."""
-    for path in _CODE:
-        target = scratch / "code" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_PROJECT / path, target)
-    artifact = scratch / "model"
-    artifact.mkdir()
-    shutil.copyfile(model_file, artifact / MODEL)
-    (artifact / SETTINGS).write_text(json.dumps({"threshold": threshold}), encoding="utf-8")
-    mlflow.pyfunc.save_model(
-        path=str(folder),
-        mlflow_model=description,
-        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        code_paths=[str(scratch / "code" / "seg")],
-        artifacts={"model": str(artifact)},
-        signature=ModelSignature(
-            inputs=Schema([ColSpec(DataType.binary, "image")]),
-            outputs=Schema(
-                [
-                    ColSpec(DataType.binary, "mask_png"),
-                    ColSpec(DataType.long, "height"),
-                    ColSpec(DataType.long, "width"),
-                ]
-            ),
-            params=ParamSchema([ParamSpec("threshold", DataType.double, threshold)]),
-        ),
-        input_example=pd.DataFrame({"image": [example]}),
-        pip_requirements=[f"{package}=={installed_version(package)}" for package in _REQUIREMENTS],
-    )
-
-
 _DESCRIPTION = """A binary segmentation model. Images of any size in, masks at their own size out:
 
 ```python
-import cv2, mlflow, numpy
+import mlflow
 model = mlflow.pyfunc.load_model("models:/NAME@champion")
-found = model.predict({"image": [open("image.jpg", "rb").read()]})
-mask = cv2.imdecode(numpy.frombuffer(found.mask_png[0], "uint8"), cv2.IMREAD_GRAYSCALE)
+open("mask.png", "wb").write(model.predict({"image": [open("image.jpg", "rb").read()]}).mask_png[0])
 ```
+
+The column `image` takes the bytes of JPEG, PNG, BMP and TIFF files, or base64 of them; one row comes back for each:
+the mask (a PNG of 0 and 255), `height`, `width`, `area` in pixels, `confidence`, `unlike` (why the image is unlike the
+training images) and `error` (why it cannot be read; the other rows are not touched).
+
+`params={...}`: `threshold` (default: tuned on validation images), `tta` (`none`; `flips` averages four mirror images),
+`output` (`mask`; `rle` and `polygon`: COCO's as JSON text in `segmentation`; `probability`: a 16-bit PNG in
+`probability_png`).
 """

@@ -2,24 +2,22 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
-from urllib.parse import quote, quote_plus
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments.new_database import create_whole
 from experiments.search import ArmSampler, SearchSpace, fingerprint, make_pruner, make_sampler, place, suggest
+from experiments.storage_connection import connect, displayed, or_user_error, parse_url
 from experiments.study_lock import study_lock
 from seg.config import TrainConfig
 from seg.errors import UserError
-
-Result = TypeVar("Result")
-
-DEFAULT_STORAGE = "sqlite:///optuna.db"
 
 _STATES = {
     TrialState.COMPLETE: "finished",
@@ -68,7 +66,9 @@ class TrialRow:
         val_dice: of the best epoch; None unless finished (pruned: of the last epoch).
         run_id: of its MLflow run; None if it never got one.
         reason: why it failed.
-        seconds: from its start to its end; None while it runs.
+        seconds: from its last start to its end; None while it runs.
+        deaths: how many of its processes died.
+        curve: val_dice of each epoch that it reported, by epoch.
     """
 
     number: int
@@ -78,6 +78,31 @@ class TrialRow:
     run_id: str | None
     reason: str
     seconds: float | None
+    deaths: int = 0
+    curve: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredStudy:
+    """A study as the storage knows it, for whoever only reads.
+
+    Attributes:
+        study: its name.
+        dataset_key, dataset_name, split: of the dataset that it trained on.
+        sampler: grid or tpe.
+        settings: the options that all its trials share; `loss` and `filters` are lists.
+        run_id: of its MLflow run; None if it never got one.
+        rows: every trial, by number.
+    """
+
+    study: str
+    dataset_key: str
+    dataset_name: str
+    split: str
+    sampler: str
+    settings: dict[str, Any]
+    run_id: str | None
+    rows: tuple[TrialRow, ...]
 
 
 class StudyStore:
@@ -113,6 +138,21 @@ class StudyStore:
             number=trial.number, state="running", config=config, val_dice=None, run_id=None, reason="", seconds=None
         )
 
+    def resume(self) -> TrialRow | None:
+        """Starts the first waiting trial again; None if none waits."""
+        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return None
+        trial = self._study.ask()  # Optuna gives out what waits before anything new
+        self._asked[trial.number] = trial
+        return next(row for row in self.trials() if row.number == trial.number)
+
+    def requeue(self, number: int, deaths: int) -> None:
+        """Lets a running trial wait for `resume`: one of this driver, or one that a dead driver left running."""
+        trial_id = self._trial_id(number)
+        self._storage.set_trial_user_attr(trial_id, "deaths", deaths)
+        self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        self._asked.pop(number, None)
+
     def same_as(self, row: TrialRow) -> int | None:
         """The number of the finished, pruned or running trial that trains what this one would train."""
         assert row.config is not None
@@ -126,9 +166,11 @@ class StudyStore:
         self._asked[number].set_user_attr("run_id", run_id)
 
     def report(self, number: int, epoch: int, val_dice: float) -> bool:
-        """Notes an epoch; returns False if the pruner wants the trial stopped."""
-        self._asked[number].report(val_dice, epoch)
-        return not self._asked[number].should_prune()
+        """Notes an epoch, unless it was noted before; returns False if the pruner wants the trial stopped."""
+        trial = self._asked[number]
+        if epoch not in self._storage.get_trial(self._trial_id(number)).intermediate_values:
+            trial.report(val_dice, epoch)
+        return not trial.should_prune()
 
     def complete(self, number: int, val_dice: float) -> None:
         """Ends a trial as finished with a finite val_dice."""
@@ -141,10 +183,13 @@ class StudyStore:
 
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial as failed: one of this driver, or one that a dead driver left running."""
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        trial_id = self._trial_id(number)
         self._storage.set_trial_user_attr(trial_id, "reason", reason)
         self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
         self._asked.pop(number, None)
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
 
 def _row(trial: FrozenTrial) -> TrialRow:
@@ -157,7 +202,43 @@ def _row(trial: FrozenTrial) -> TrialRow:
         run_id=trial.user_attrs.get("run_id"),
         reason=trial.user_attrs.get("reason", ""),
         seconds=None if trial.duration is None else trial.duration.total_seconds(),
+        deaths=trial.user_attrs.get("deaths", 0),
+        curve=dict(sorted(trial.intermediate_values.items())),
     )
+
+
+def read_study(url: str, study: str) -> StoredStudy:
+    """Reads a study without holding it: another driver may be at work on it.
+
+    Raises:
+        UserError: if the storage does not answer or is none, or has no such study of ours.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise UserError(
+            f"storage must be there to be read, got {displayed(url)}; name the one that the study was made in."
+        )
+    storage = or_user_error(parsed, lambda: connect(parsed))
+    try:
+        known = or_user_error(parsed, lambda: optuna.get_all_study_names(storage))
+        if study not in known:
+            raise UserError(f"study must be one of {', '.join(known) or '(none there)'}, got '{study}'.")
+        found = or_user_error(parsed, lambda: optuna.load_study(storage=storage, study_name=study))
+        stored = found.user_attrs
+        if "space" not in stored:
+            raise UserError(f"study '{study}' was not made by this program; choose another.")
+        return StoredStudy(
+            study=study,
+            dataset_key=stored["dataset_key"],
+            dataset_name=stored["dataset_name"],
+            split=stored["split"],
+            sampler=stored["sampler"],
+            settings=stored["space"],
+            run_id=stored.get("run_id"),
+            rows=tuple(_row(trial) for trial in found.get_trials(deepcopy=False)),
+        )
+    finally:
+        storage.engine.dispose()
 
 
 @contextmanager
@@ -172,30 +253,19 @@ def open_study(url: str, identity: StudyIdentity) -> Iterator[StudyStore]:
             holds it. The message never shows a password.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its "study created" lines would break the progress line
-    parsed = _parse_url(url)
+    parsed = parse_url(url)
     with ExitStack() as held:
-        _or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, identity.study)))
-        storage, study = _or_user_error(parsed, lambda: _create(parsed, identity))
+        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, identity.study)))
+        storage, study = or_user_error(parsed, lambda: _create(parsed, identity))
         held.callback(storage.engine.dispose)
         yield StudyStore(study, storage, identity.space)
 
 
-def _parse_url(url: str) -> sqlalchemy.URL:
-    try:
-        parsed = sqlalchemy.make_url(url)
-        backend = parsed.get_backend_name()
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        backend = ""  # the URL may hold a password: it is not shown
-    if backend not in ("sqlite", "postgresql"):
-        raise UserError("storage must be a URL like sqlite:///optuna.db or postgresql://user@host/database.")
-    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise UserError(f"storage must name a file, so that a study can go on; use {DEFAULT_STORAGE}.")
-    return parsed
-
-
 def _create(url: sqlalchemy.URL, identity: StudyIdentity) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
-    waiting = {"connect_args": {"timeout": 60}} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True}
-    storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=waiting)
+    if url.get_backend_name() == "sqlite":
+        assert url.database is not None
+        create_whole(Path(url.database), lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
+    storage = connect(url)
     study = optuna.create_study(
         storage=storage,
         study_name=identity.study,
@@ -242,23 +312,3 @@ def _check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
 
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _or_user_error(url: sqlalchemy.URL, action: Callable[[], Result]) -> Result:
-    shown = url.set(query={}).render_as_string(hide_password=True)
-    try:
-        return action()
-    except ImportError:
-        raise UserError(f"storage {shown} needs a database driver; pip install 'psycopg[binary]'.") from None
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, RuntimeError) as error:
-        cause = error.__cause__ or error
-        detail = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
-        raise UserError(f"storage {shown} does not answer ({_without_password(detail, url)}).") from None
-
-
-def _without_password(text: str, url: sqlalchemy.URL) -> str:
-    secrets = [url.password, *(str(value) for name, value in url.query.items() if "pass" in name)]
-    for secret in filter(None, secrets):
-        for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
-            text = text.replace(form, "***")
-    return text

@@ -19,7 +19,9 @@ from experiments.executors.gpus import gpus_per_slot
 from experiments.executors.local import LocalExecutor
 from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
 from experiments.progress import Progress
+from experiments.report import note_origin, publish_page
 from experiments.search import SearchSpace, parse_filters, parse_losses
+from experiments.settlement import Limits
 from experiments.study_report import publish_study
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
@@ -33,7 +35,7 @@ LISTS: dict[str, Option] = {
         OPTIONS["filters"], type=str, default="16,32", help="widths of the U-Net's first level to compare, with commas"
     ),
 }
-STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage")
+STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage", "retries", "trial_timeout")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,6 +84,7 @@ def conduct(
         executor=executor,
         tracker=tracker,
         progress=Progress(),
+        limits=Limits(retries=values.retries, trial_timeout=values.trial_timeout),
         adopt=adopt,
     )
 
@@ -95,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
     with tracker.ending(result.run_id):
+        note_origin("study", build_parser(), values, result.run_id, launch.tracking_uri)
         publish_study(result, manifest, tracker)
+        publish_page(values.study, values.storage, Path(values.workspace), tracker)
         best = result.winner()
     print(f"best: trial {best.number}, val_dice {best.val_dice:.3f}, run {best.run_id}")
     return 0

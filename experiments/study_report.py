@@ -8,11 +8,10 @@ from seg.data.manifest import Manifest
 
 
 def publish_study(result: StudyResult, manifest: Manifest, tracker: Tracker) -> None:
-    """Adds the table of all trials, the comparison of the arms and the plots to the study's run."""
+    """Adds the table of all trials, the comparison of the arms as a note, and the plots to the study's run."""
     rows = result.rows
     title = f"Study {result.study}"
     tracker.log_text(result.run_id, comparison.as_csv(rows), "trials.csv")
-    tracker.log_text(result.run_id, comparison.as_html(rows, title), "comparison.html")
     figures = {
         "dice_by_arm.png": plots.dice_by_arm(
             rows, baselines(manifest, "val"), f"{title}: validation Dice by loss and width"

@@ -14,6 +14,16 @@ def trial_folder(workspace: Path, study: str, number: int, run_id: str) -> Path:
     return workspace.absolute() / "studies" / study / f"trial_{number:04d}_{run_id[:8]}"
 
 
+def checkpoint_folder(folder: Path) -> Path:
+    """Where a trial keeps what it takes to go on: beside its folder, whose files all go to MLflow."""
+    return folder.with_name(f"{folder.name}.checkpoints")
+
+
+def final_folder(trial: Path) -> Path:
+    """Where the evaluation of a trial leaves its files, beside the trial's own."""
+    return trial.with_name(trial.name.replace("trial", "final"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
     """The outcome of a study.

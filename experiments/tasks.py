@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 
 from experiments.jobs import Job
+from experiments.split_predictions import SplitPredictions, predictions_file
 from seg.config import TrainConfig
 from seg.data.baselines import baselines
 from seg.data.manifest import Manifest
 from seg.errors import UserError
-from seg.metrics import hard_dice
 from seg.overlay import panel
 from seg.start import start_tensorflow
 from seg.training.image_score import ImageScore, by_group, by_size
@@ -35,9 +35,9 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
     """Does a job.
 
     Args:
-        job: `train` takes the arguments `config` (the fields of a TrainConfig) and `dataset` (a converted dataset's
-            folder). `evaluate` takes `model` (path of a `.keras` file), `dataset`, `split`, and `threshold`, or None to
-            tune it on the validation split.
+        job: `train` takes the arguments `config` (the fields of a TrainConfig), `dataset` (a converted dataset's
+            folder) and, to go on where an attempt before stopped, `checkpoints` (a folder). `evaluate` takes `model`
+            (path of a `.keras` file), `dataset`, `split`, and `threshold`, or None to tune it on the validation split.
         report: hears of each epoch of training; training stops when it returns False.
 
     Returns:
@@ -53,28 +53,38 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
 
 
 def train(
-    folder: Path, *, config: dict[str, Any], dataset: str, report: Callable[[EpochReport], bool]
+    folder: Path,
+    *,
+    config: dict[str, Any],
+    dataset: str,
+    report: Callable[[EpochReport], bool],
+    checkpoints: str | None = None,
 ) -> dict[str, Any]:
-    """Trains one model; leaves model.keras, model_summary.txt, history.csv and panels of validation images."""
+    """Trains one model.
+
+    Leaves model.keras, model_summary.txt, history.csv, val_predictions.npz (`SplitPredictions`), panels, and what it
+    returns as result.json.
+    """
     from seg.training.devices import make_strategy
     from seg.training.fit import fit
 
     settings = TrainConfig(**config)
     manifest = Manifest.load(Path(dataset))
     strategy = make_strategy(settings.devices)
-    result = fit(settings, manifest, strategy, folder, report)
+    result = fit(settings, manifest, strategy, folder, report, Path(checkpoints) if checkpoints else None)
 
     model = _load(folder / result.model, strategy)
     lines: list[str] = []
     model.summary(line_length=110, print_fn=lambda line, line_break=False: lines.append(line))
     _write(folder / "model_summary.txt", "\n".join(lines) + "\n")
     _write_table(folder / "history.csv", [field.name for field in fields(EpochReport)], map(astuple, result.history))
-    _write_panels(folder / "panels", model, manifest, "val", 0.5, result.batch_size, strategy)
+    _write_predictions(folder, model, manifest, "val", 0.5, result.batch_size, strategy)
+    _write(folder / "result.json", json.dumps(asdict(result), indent=1) + "\n")
     return asdict(result)
 
 
 def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: float | None) -> dict[str, Any]:
-    """Scores a model on a split; leaves evaluation.json, per_image.csv and panels."""
+    """Scores a model on a split; leaves evaluation.json, per_image.csv, SPLIT_predictions.npz and panels."""
     from seg.training import evaluation
     from seg.training.devices import effective_batch_size, make_strategy
     from seg.training.speed import measure_speed
@@ -115,7 +125,7 @@ def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: f
     }
     columns = [field.name for field in fields(ImageScore)]
     _write_table(folder / "per_image.csv", columns, map(astuple, found.images))
-    _write_panels(folder / "panels", network, manifest, split, threshold, batch_size, strategy)
+    _write_predictions(folder, network, manifest, split, threshold, batch_size, strategy)
     # Last, and renamed into place: whoever finds it finds the rest too.
     partial = folder / ".partial.evaluation.json"
     _write(partial, json.dumps(result, indent=1) + "\n")
@@ -149,7 +159,7 @@ def _load(path: Path, strategy: "tf.distribute.Strategy") -> "keras.Model":
         return keras.models.load_model(path, compile=False)
 
 
-def _write_panels(
+def _write_predictions(
     folder: Path,
     model: "keras.Model",
     manifest: Manifest,
@@ -158,23 +168,20 @@ def _write_panels(
     batch_size: int,
     strategy: "tf.distribute.Strategy",
 ) -> None:
+    """Leaves the predictions of a split and panels of some of its images, from one pass over it."""
     from seg.training.evaluation import predict_split
 
     records = manifest.records(split)
-    # Bits, one per pixel: a whole split of probabilities would not fit into memory.
-    packed, scores = [], []
-    for record, probability in zip(records, predict_split(model, manifest, split, batch_size, strategy), strict=True):
-        prediction = probability >= threshold
-        packed.append(np.packbits(prediction))
-        scores.append(float(hard_dice(record[None, ..., 3], prediction[None])[0]))
+    probabilities = predict_split(model, manifest, split, batch_size, strategy)
+    predictions = SplitPredictions.of(records, probabilities, threshold, manifest.key)
+    predictions.save(predictions_file(folder, split))
     names = [example.file_name for example in manifest.examples(split)]
-    folder.mkdir(exist_ok=True)
-    size = manifest.image_size
-    for name, index in panel_images(records[..., 3], scores).items():
-        predicted = np.unpackbits(packed[index], count=size * size).reshape(size, size)
-        title = f"{names[index]}  Dice {scores[index]:.3f}"
-        picture = panel(records[index, ..., :3], records[index, ..., 3], predicted, title)
-        cv2.imwrite(str(folder / f"{name}.png"), picture[..., ::-1])
+    panels = folder / "panels"
+    panels.mkdir(exist_ok=True)
+    for name, index in panel_images(records[..., 3], predictions.dice.tolist()).items():
+        title = f"{names[index]}  Dice {predictions.dice[index]:.3f}"
+        picture = panel(records[index, ..., :3], records[index, ..., 3], predictions.mask(index), title)
+        cv2.imwrite(str(panels / f"{name}.png"), picture[..., ::-1])
 
 
 def _write_table(path: Path, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:

@@ -32,6 +32,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from experiments import tracking_uri
+from experiments.new_database import create_whole
 from experiments.system_metrics import SystemMetrics
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
@@ -41,8 +42,15 @@ from seg.training.result import EpochReport
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-State = Literal["finished", "pruned", "failed", "cancelled"]
+State = Literal["finished", "pruned", "failed", "cancelled", "waiting"]
 DEFAULT_EXPERIMENT = "segmentation"
+_STATUS: dict[State, str] = {
+    "finished": "FINISHED",
+    "pruned": "KILLED",
+    "failed": "FAILED",
+    "cancelled": "FAILED",
+    "waiting": "SCHEDULED",
+}
 # A tag that MLflow's page reads and its Python has no name for; without it, it opens on tools for language models.
 _EXPERIMENT_KIND = "mlflow.experimentKind"
 _DIGEST_LENGTH = 36  # what MLflow's database holds
@@ -70,7 +78,9 @@ class Tracker:
         self._monitors: dict[str, SystemMetrics] = {}
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
         try:
-            # The first call creates the store's schema, before any other process can race for it.
+            if database := tracking_uri.sqlite_path(self.uri):
+                create_whole(database, _create_tables)
+            # On a server, the first call creates the schema, before any other process can race for it.
             self._client = mlflow.MlflowClient(self.uri)
             self._find_experiment()
         except MlflowException as error:
@@ -134,6 +144,34 @@ class Tracker:
         self.watch_system(run_id)
         return run_id
 
+    def resume_trial(
+        self, parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest, run_id: str | None
+    ) -> tuple[str, int]:
+        """Sets the run of a trial that goes on to RUNNING again; starts one if there is none.
+
+        Args:
+            run_id: the trial's; None where a driver died before it could store it: it is searched for.
+
+        Returns:
+            The run's id, and the last epoch that it has measurements of.
+
+        Raises:
+            UserError: if the run is gone.
+        """
+        run_id = run_id or self._find_trial(parent, trial)
+        if run_id is None:
+            return self.start_trial(parent, study, trial, config, manifest), 0
+        self._existing(run_id)
+        self._client.update_run(run_id, status="RUNNING")
+        self.log_tags(run_id, {"state": "running"})
+        self.watch_system(run_id)
+        return run_id, max((metric.step for metric in self._client.get_metric_history(run_id, "val_dice")), default=0)
+
+    def _find_trial(self, parent: str, trial: int) -> str | None:
+        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.trial = '{trial}'"
+        found = self._client.search_runs([self._existing(parent).info.experiment_id], wanted, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
     def watch_system(self, run_id: str) -> None:
         """Logs the load of this machine (CPU, memory, GPU) to a run until it ends."""
         self._monitors[run_id] = SystemMetrics(run_id, self.uri)
@@ -176,18 +214,22 @@ class Tracker:
 
         Args:
             run_id: of a trial or of a study.
-            state: `finished` → FINISHED; `pruned` → KILLED, tagged `pruned`; `failed` and `cancelled` → FAILED.
+            state: `finished` → FINISHED; `pruned` → KILLED, tagged `pruned`; `failed` and `cancelled` → FAILED;
+                `waiting` → SCHEDULED: the same command will go on with it.
             reason: one line, becomes the tag `reason`.
             traceback: becomes the artifact `traceback.txt`.
         """
-        status = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "cancelled": "FAILED"}[state]
+        status = _STATUS[state]
         if monitor := self._monitors.pop(run_id, None):
             monitor.stop()
         tags = {"state": state} | ({"pruned": "true"} if state == "pruned" else {})
         self.log_tags(run_id, tags | ({"reason": reason} if reason else {}))
         if traceback:
             self.log_text(run_id, traceback, "traceback.txt")
-        self._client.set_terminated(run_id, status)
+        if state == "waiting":
+            self._client.update_run(run_id, status=status)  # not terminated: it has no end yet
+        else:
+            self._client.set_terminated(run_id, status)
 
     def download(self, run_id: str, path: str, folder: Path) -> Path:
         """Fetches one artifact of a run into a folder and returns its file.
@@ -289,6 +331,10 @@ class Tracker:
 
     def _log_params(self, run_id: str, parameters: Mapping[str, Any]) -> None:
         self._client.log_batch(run_id, params=[Param(name, _as_text(value)) for name, value in parameters.items()])
+
+
+def _create_tables(uri: str) -> None:
+    mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
 def _as_text(value: Any) -> str:

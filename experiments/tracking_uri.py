@@ -96,6 +96,11 @@ def _probe_database(uri: str, scheme: str) -> None:
     path = sqlite_path(uri)
     if path is not None and not path.parent.is_dir():
         raise UserError(f"the folder of tracking_uri must exist, got {path}; create {path.parent}.")
+    if path is not None and not path.exists():
+        # To connect would leave an empty file there: the tracker makes a whole one.
+        if not os.access(path.parent, os.W_OK):
+            raise UserError(f"the folder of tracking_uri must be writable, got {path.parent}; choose another.")
+        return
     limits = {"connect_timeout": _TIMEOUT} if scheme.startswith(("postgresql", "mysql")) else {}
     try:
         engine = sqlalchemy.create_engine(uri, connect_args=limits)

@@ -1,23 +1,33 @@
 """`Predictor`: any image to a mask at the image's own size. Travels with the registered model.
 
+    import seg
+    model = seg.load("FOLDER")
+    mask = model.predict("image.jpg").mask
+
 Keras, and TensorFlow with it, are imported when a model is loaded, not before: who only describes or registers a
 model need not wait for them.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.images import decode_image, header_size, resize_image, resize_probability, to_rgb8
+from seg.data.any_image import Image, read_image
+from seg.data.appearance import Appearance, Traits, measure_image
+from seg.data.coco_writer import annotation_of
+from seg.data.images import resize_image, resize_probability
 from seg.errors import UserError
 
 MODEL = "model.keras"
 SETTINGS = "settings.json"
+TTA = ("none", "flips")
+_IN_MLFLOW_MODEL = Path("artifacts") / "model"
 _DEFAULT_THRESHOLD = 0.5
 
 
@@ -28,26 +38,82 @@ class Prediction:
     Attributes:
         mask: (height, width) uint8; 1 where `probability >= threshold`, else 0.
         probability: (height, width) float32 in [0, 1].
+        threshold: probability from which on a pixel is foreground.
+        confidence: mean probability of foreground over the mask's pixels; of an empty mask, 1 - the largest
+            probability. In [0, 1].
+        unlike: why the image is unlike the training images, one line each; empty where it is alike, or where the
+            model does not know its training images. See `seg.data.appearance`.
     """
 
     mask: NDArray[np.uint8]
     probability: NDArray[np.float32]
+    threshold: float
+    confidence: float
+    unlike: tuple[str, ...] = ()
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int(np.count_nonzero(self.mask))
+
+    @property
+    def bbox(self) -> tuple[int, int, int, int] | None:
+        """The mask's box as left, top, width, height in pixels; None where the mask is empty."""
+        rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            return None
+        left, top = int(columns[0]), int(rows[0])
+        return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+
+    def segmentation(self, form: str = "rle") -> Any:
+        """The mask as a COCO `segmentation`, ready for JSON; it gives the mask back pixel for pixel.
+
+        Args:
+            form: `rle`: compressed run lengths, `{"size": [height, width], "counts": text}`; or `polygon`: outlines
+                `[[x1, y1, x2, y2, …], …]` in pixels, none for an empty mask.
+
+        Raises:
+            UserError: if there is no such form.
+        """
+        return annotation_of(self.mask, image_id=0, category_id=0, segmentation=form)["segmentation"]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An image that is ready for the model: its picture at the training size, and what was measured of it."""
+
+    picture: NDArray[np.uint8]
+    traits: Traits
 
 
 class Predictor:
-    """A trained model with the preparation of its images; load it with `Predictor.load`.
+    """A trained model with the preparation of its images; load it with `seg.load`.
 
     Args:
         model: Keras model from (batch, image_size, image_size, 3) with values 0…255 to logits
             (batch, image_size, image_size, 1).
         threshold: probability from which on a pixel is foreground, unless a call says otherwise.
         batch_size: images that go through the model together.
+        training_images: what they look like; None where that is not known.
+
+    Attributes:
+        image_size: side of the images that the model takes, in pixels.
+        threshold, batch_size, training_images: as given.
     """
 
-    def __init__(self, model: Any, threshold: float = _DEFAULT_THRESHOLD, batch_size: int = 8) -> None:
-        self._model = model
-        self._batch_size = batch_size
+    def __init__(
+        self,
+        model: Any,
+        threshold: float = _DEFAULT_THRESHOLD,
+        batch_size: int = 8,
+        training_images: Appearance | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}; use 8.")
+        self._logits = _compiled(model)
+        self.batch_size = batch_size
         self.threshold = _checked(threshold)
+        self.training_images = training_images
         self.image_size = int(model.input_shape[1])
 
     @classmethod
@@ -55,19 +121,16 @@ class Predictor:
         """Reads a model in Keras's safe mode, which refuses a file that carries code.
 
         Args:
-            path: a folder with `model.keras` and, for another threshold than 0.5, `settings.json`
-                (`{"threshold": 0.42}`); or a `.keras` file, whose settings lie beside it.
+            path: a folder with `model.keras` and, beside it, `settings.json` (`threshold`, and `training_images` as
+                `Appearance.to_json` gives it; without the file, 0.5 and unknown); a `.keras` file; or the folder of a
+                registered model that was downloaded.
             batch_size: images that go through the model together.
 
         Raises:
             UserError: if there is no such model, or if it cannot be read.
         """
-        file = Path(path)
-        if file.is_dir():
-            file = file / MODEL
-        if not file.is_file():
-            raise UserError(f"a model must be a .keras file or a folder with {MODEL}, got {path}; train one first.")
-        threshold = _read_threshold(file.with_name(SETTINGS))
+        file = _find_model(Path(path))
+        threshold, training_images = _read_settings(file.with_name(SETTINGS))
         import keras
 
         try:
@@ -75,54 +138,116 @@ class Predictor:
         except (OSError, ValueError, TypeError, KeyError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"{file} must be a Keras model that loads in safe mode, got: {reason}") from None
-        return cls(model, threshold, batch_size)
+        return cls(model, threshold, batch_size, training_images)
 
-    def predict(self, image: bytes | NDArray[Any], threshold: float | None = None) -> Prediction:
+    def predict(self, image: Image, threshold: float | None = None, tta: str = "none") -> Prediction:
         """The mask of one image.
 
         Args:
-            image: an encoded file's bytes, or an array (height, width[, channels]) as `to_rgb8` takes it.
+            image: a path; base64 or a `data:` URL; the bytes of a JPEG, PNG, BMP or TIFF file; a Pillow image; or an
+                array (height, width[, channels]) of uint8, uint16, bool or floating point in [0, 1].
             threshold: probability from which on a pixel is foreground; None: the model's own.
+            tta: test-time augmentation. `none`: the image as it is. `flips`: the mean probability of the image and its
+                three mirror images, in four times the time.
+
+        Raises:
+            UserError: if the image cannot be read, or an option is none of these.
         """
-        return next(self.predict_many([image], threshold))
+        found = next(self.predict_many([image], threshold, tta))
+        if isinstance(found, UserError):
+            raise found
+        return found
 
     def predict_many(
-        self, images: Sequence[bytes | NDArray[Any]], threshold: float | None = None
-    ) -> Iterator[Prediction]:
-        """The masks of many images of any sizes, in order; one batch is held in memory at a time."""
+        self, images: Iterable[Image], threshold: float | None = None, tta: str = "none"
+    ) -> Iterator[Prediction | UserError]:
+        """The masks of many images of any kinds and sizes; one batch is held in memory at a time.
+
+        Args:
+            images: a list, a generator, …; or one array (images, height, width, channels).
+            threshold, tta: as in `predict`.
+
+        Returns:
+            one element per image, in order. An image that cannot be read gives its UserError and costs no other.
+
+        Raises:
+            UserError: at once, if an option is wrong or `images` is one image.
+        """
         threshold = self.threshold if threshold is None else _checked(threshold)
-        for start in range(0, len(images), self._batch_size):
-            batch = images[start : start + self._batch_size]
-            pictures = [self._as_rgb8(image) for image in batch]
-            for image, probability in zip(batch, self._probabilities(pictures), strict=True):
-                height, width = header_size(image) if isinstance(image, bytes) else image.shape[:2]
-                own = resize_probability(probability, height, width)
-                yield Prediction(mask=(own >= threshold).astype(np.uint8), probability=own)
+        if tta not in TTA:
+            raise UserError(f"tta must be one of {', '.join(TTA)}, got '{tta}'.")
+        if isinstance(images, (str, bytes, Path)) or (isinstance(images, np.ndarray) and images.ndim != 4):
+            raise UserError(
+                "predict_many takes a list of images, or one array (images, height, width, channels); "
+                "give one image to predict, or put it into a list."
+            )
+        return self._predict_many(iter(images), threshold, tta)
 
-    def _as_rgb8(self, image: bytes | NDArray[Any]) -> NDArray[np.uint8]:
-        """As conversion reads it: a JPEG's file decoded no larger than the model needs."""
-        if isinstance(image, bytes):
-            return decode_image(image, fit=(self.image_size, self.image_size))
-        return to_rgb8(image)
+    def _predict_many(self, images: Iterator[Image], threshold: float, tta: str) -> Iterator[Prediction | UserError]:
+        while batch := [self._read(image) for image in islice(images, self.batch_size)]:
+            pictures = [read.picture for read in batch if isinstance(read, _Read)]
+            probabilities = iter(self._probabilities(np.stack(pictures), tta) if pictures else ())
+            for read in batch:
+                yield self._prediction(read, next(probabilities), threshold) if isinstance(read, _Read) else read
 
-    def _probabilities(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """(images, image_size, image_size) float32; the pictures are (height, width, 3) of any sizes."""
-        import keras
-
+    def _read(self, image: Image) -> _Read | UserError:
         size = self.image_size
-        batch = np.stack([resize_image(picture, size, size) for picture in pictures]).astype(np.float32)
-        # A model from a file takes a list of one input; Keras puts a tensor into it, and warns of an array.
-        tensor = keras.ops.convert_to_tensor(batch)
-        logits = np.asarray(self._model(tensor, training=False), dtype=np.float32)[..., 0]
+        try:
+            picture, height, width = read_image(image, fit=(size, size))
+        except UserError as error:
+            return error
+        picture = resize_image(picture, size, size)
+        return _Read(picture, measure_image(picture, height, width))
+
+    def _prediction(self, read: _Read, probability: NDArray[np.float32], threshold: float) -> Prediction:
+        own = resize_probability(probability, read.traits.height, read.traits.width)
+        mask = own >= threshold
+        confidence = own[mask].mean(dtype=np.float64) if mask.any() else 1 - own.max()
+        unlike = self.training_images.differences(read.traits) if self.training_images else ()
+        return Prediction(
+            mask=mask.view(np.uint8), probability=own, threshold=threshold, confidence=float(confidence), unlike=unlike
+        )
+
+    def _probabilities(self, pictures: NDArray[np.uint8], tta: str) -> NDArray[np.float32]:
+        """(images, image_size, image_size) float32 of pictures (images, image_size, image_size, 3)."""
+        if tta == "none":
+            return self._sigmoid(pictures)
+        flips: Sequence[tuple[int, ...]] = ((), (1,), (2,), (1, 2))  # axes: none, rows, columns, both
+        flipped = [np.flip(self._sigmoid(np.flip(pictures, axes)), axes) for axes in flips]
+        return np.mean(flipped, axis=0, dtype=np.float32)
+
+    def _sigmoid(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits = np.asarray(self._logits(pictures), dtype=np.float32)[..., 0]
         # exp of a large positive number would overflow; tanh does not.
         return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
-def _read_threshold(path: Path) -> float:
+def _compiled(model: Any) -> Any:
+    """One graph for batches of every length: layer by layer, one image takes several times as long."""
+    import tensorflow as tf
+
+    def logits(pictures: tf.Tensor) -> tf.Tensor:
+        return model(tf.cast(pictures, tf.float32), training=False)
+
+    return tf.function(logits, input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])
+
+
+def _find_model(path: Path) -> Path:
+    candidates = [path / MODEL, path / _IN_MLFLOW_MODEL / MODEL] if path.is_dir() else [path]
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise UserError(f"a model must be a .keras file or a folder with {MODEL}, got {path}; train one first.")
+
+
+def _read_settings(path: Path) -> tuple[float, Appearance | None]:
     try:
-        return _checked(float(json.loads(path.read_text(encoding="utf-8"))["threshold"]))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        threshold = _checked(float(settings["threshold"]))
+        known = settings.get("training_images")
+        return threshold, None if known is None else Appearance.from_json(known)
     except FileNotFoundError:
-        return _DEFAULT_THRESHOLD
+        return _DEFAULT_THRESHOLD, None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f'{path} must hold {{"threshold": number}}, got: {error!r}; write it again.') from None
 

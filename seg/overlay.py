@@ -44,32 +44,41 @@ def panel(image: Picture, truth: Picture, prediction: Picture, title: str) -> Pi
     """
     _check(image, truth, prediction)
     height, width = _tile_size(*image.shape[:2])
-    picture = _resize(image, height, width)
-    truth = _resize_mask(truth, height, width)
-    prediction = _resize_mask(prediction, height, width)
-    ignored = truth == _IGNORED
-    scored = ~ignored
-    true, found = (truth == 1), (prediction == 1)
-
-    tiles = {
-        "image": picture,
-        "truth": _hatch(_lay(picture, true, SKY_BLUE), ignored),
-        "prediction": _lay(picture, found, SKY_BLUE),
-        "difference": _hatch(_difference(picture, true & scored, found & scored), ignored),
-    }
-    columns = len(tiles)
+    shown = tiles(image, truth, prediction)
+    columns = len(shown)
     # Tall and narrow images still leave room for the legend.
     step = max(width, 150) + _GAP
     canvas = np.full(
         (_TITLE + _LABEL + height + _LEGEND, 2 * _MARGIN + columns * step - _GAP, 3), _PAPER, dtype=np.uint8
     )
     _write(canvas, _fitted(title, canvas.shape[1] - 2 * _MARGIN, 17), _MARGIN, 27, 17, _INK, weight=600)
-    for column, (label, tile) in enumerate(tiles.items()):
+    for column, (label, tile) in enumerate(shown.items()):
         left, top = _MARGIN + column * step, _TITLE + _LABEL
         _write(canvas, label, left, top - 8, 14, _PALE_INK)
         canvas[top : top + height, left : left + width] = tile
-    _draw_legend(canvas, baseline=canvas.shape[0] - 13, with_ignored=bool(ignored.any()))
+    _draw_legend(canvas, baseline=canvas.shape[0] - 13, with_ignored=bool((truth == _IGNORED).any()))
     return canvas
+
+
+def tiles(image: Picture, truth: Picture, prediction: Picture) -> dict[str, Picture]:
+    """The four tiles of a panel, by what they show: image, truth, prediction, difference; see `panel`.
+
+    The difference is blue where both agree on foreground, vermilion where only the prediction has it, yellow where only
+    the truth has it.
+    """
+    _check(image, truth, prediction)
+    height, width = _tile_size(*image.shape[:2])
+    picture = _resize(image, height, width)
+    truth = _resize_mask(truth, height, width)
+    prediction = _resize_mask(prediction, height, width)
+    ignored = truth == _IGNORED
+    true, found = (truth == 1), (prediction == 1)
+    return {
+        "image": picture,
+        "truth": _hatch(_lay(picture, true, SKY_BLUE), ignored),
+        "prediction": _lay(picture, found, SKY_BLUE),
+        "difference": _hatch(_difference(picture, true & ~ignored, found & ~ignored), ignored),
+    }
 
 
 def overlay(image: Picture, mask: Picture, colour: Colour = SKY_BLUE) -> Picture:

@@ -33,7 +33,7 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
     behaviour = job.arguments.get("behaviour") or _planned(Path(job.folder))
     _misbehave(behaviour, Path(job.folder), job.arguments.get("garbage", "not a message"))
     config = job.arguments.get("config", {"loss": "bce", "filters": 8, "seed": 0, "epochs": 3})
-    return _train(config, behaviour, Path(job.folder), report)
+    return _train(config, behaviour, Path(job.folder), report, job.arguments.get("checkpoints"))
 
 
 def _planned(folder: Path) -> str:
@@ -51,6 +51,10 @@ def _misbehave(behaviour: str, folder: Path, garbage: str) -> None:
             raise MemoryError
         case "sigkill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "sigkill_once":
+            if not (folder / "killed").exists():
+                (folder / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
         case "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "exit":
@@ -75,21 +79,36 @@ def _writing_pipe() -> int:
 
 
 def _train(
-    config: dict[str, Any], behaviour: str, folder: Path, report: Callable[[EpochReport], bool]
+    config: dict[str, Any],
+    behaviour: str,
+    folder: Path,
+    report: Callable[[EpochReport], bool],
+    checkpoints: str | None,
 ) -> dict[str, Any]:
-    final, history, stop_reason = dice_of(config), [], "epochs"
-    for epoch in range(1, config["epochs"] + 1):
+    final, stop_reason = dice_of(config), "epochs"
+    history = _restore(checkpoints)
+    verdicts = [report(epoch) for epoch in history]
+    goes_on = all(verdicts)
+    for epoch in range(len(history) + 1, config["epochs"] + 1):
+        if not goes_on:
+            break
         if behaviour == "slow":
             time.sleep(0.3)
+        if behaviour == f"sigkill_in_{epoch}" and not (folder / "killed").exists():
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        with (folder / "epochs.txt").open("a") as trained:
+            trained.write(f"{epoch}\n")
         val_dice = float("nan") if behaviour == "nan" else final * epoch / config["epochs"]
         history.append(
             EpochReport(
                 epoch=epoch, train_loss=1.0, val_loss=1.0, val_dice=val_dice, images_per_second=10.0, seconds=0.1
             )
         )
-        if not report(history[-1]):
-            stop_reason = "pruned"
-            break
+        _keep(checkpoints, history)
+        goes_on = report(history[-1])
+    if not goes_on:
+        stop_reason = "pruned"
     (folder / "model.keras").write_text("weights")
     result = TrainResult(
         stop_reason=stop_reason,
@@ -102,3 +121,16 @@ def _train(
         history=tuple(history),
     )
     return asdict(result)
+
+
+def _restore(checkpoints: str | None) -> list[EpochReport]:
+    path = Path(checkpoints or "") / "history.json"
+    return [EpochReport(**report) for report in json.loads(path.read_text())] if checkpoints and path.exists() else []
+
+
+def _keep(checkpoints: str | None, history: list[EpochReport]) -> None:
+    if checkpoints:
+        Path(checkpoints).mkdir(exist_ok=True)
+        partial = Path(checkpoints) / "history.partial"
+        partial.write_text(json.dumps([asdict(report) for report in history]))
+        partial.replace(Path(checkpoints) / "history.json")

@@ -23,6 +23,16 @@ class RecordingTracker:
         self._record("start_trial", run_id, config=config.as_dict())
         return run_id
 
+    def resume_trial(self, parent, study, trial, config, manifest, run_id):
+        if run_id is None and not (run_id := self._started(f"{parent}-{trial}")):
+            return self.start_trial(parent, study, trial, config, manifest), 0
+        self._record("resume_trial", run_id)
+        logged = [call["epoch"] for call in self.calls("log_epoch") if call["run_id"] == run_id]
+        return run_id, max(logged, default=0)
+
+    def _started(self, run_id):
+        return next((call["run_id"] for call in self.calls("start_trial") if call["run_id"] == run_id), None)
+
     def log_epoch(self, run_id, report):
         self._record("log_epoch", run_id, epoch=report.epoch)
 
@@ -52,7 +62,7 @@ class RecordingTracker:
         """How each run stands: `running`, or its last `end`."""
         states: dict[str, str] = {}
         for entry in self.calls():
-            if entry["call"] in ("start_study", "start_trial"):
+            if entry["call"] in ("start_study", "start_trial", "resume_trial"):
                 states[entry["run_id"]] = "running"
             elif entry["call"] == "end":
                 states[entry["run_id"]] = entry["state"]

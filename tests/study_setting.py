@@ -1,6 +1,6 @@
 """A study of fake tasks in a folder: what the driver's tests share. As a program it is a driver that can be killed.
 
-python -m tests.study_setting FOLDER TRIALS SLOTS
+python -m tests.study_setting FOLDER TRIALS SLOTS [TRACKING_URI]
 """
 
 import io
@@ -16,6 +16,7 @@ from experiments.executors.local import LocalExecutor
 from experiments.interrupts import EXIT_CODE, Interrupted
 from experiments.progress import Progress
 from experiments.search import SearchSpace
+from experiments.settlement import Limits
 from experiments.study_result import StudyResult
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
@@ -80,11 +81,20 @@ class Setting:
         return [trial.state.name for trial in self.optuna_trials()]
 
 
-def main(folder: str, trials: str, slots: str) -> int:
+def main(folder: str, trials: str, slots: str, tracking_uri: str = "") -> int:
     setting = Setting(Path(folder))
     setting.output = sys.stderr
+    limits = Limits(retries=1000) if tracking_uri else None
+    if tracking_uri:
+        from experiments.tracking import Tracker
+
+        setting.tracker = Tracker(tracking_uri, "survival")
     try:
-        setting.run(int(trials), slots=int(slots))
+        result = setting.run(
+            int(trials), slots=int(slots), limits=limits, space=make_space(epochs=8 if tracking_uri else 2)
+        )
+        if tracking_uri:
+            setting.tracker.end(result.run_id, "finished")
     except Interrupted:
         return EXIT_CODE
     return 0

@@ -112,6 +112,18 @@ def test_series_of_alike_neighbours(workshop):
     assert found.examples[0].picture is not None
 
 
+def test_lookup_without_neighbours(workshop):
+    # Slices 0 to 3, 12 to 15 and 24 to 27: within 5 numbers no training image, so both ways copy the same.
+    for start, split in enumerate(FOLDERS):
+        for index, image in enumerate(workshop.contents[split]["images"]):
+            image["file_name"] = f"slice{12 * start + index:03d}.png"
+    workshop.write()
+    found = workshop.findings()["lookup_score"]
+    assert "scores test Dice 1.000; 1.000 without the neighbours within ±5 numbers" in found.title
+    assert "memory of neighbours" not in found.meaning
+    assert ("test: nearest image beyond ±5", 1.0) in found.bars.values
+
+
 def test_numbers_without_meaning(workshop):
     for start, split in enumerate(FOLDERS):
         for index, image in enumerate(workshop.contents[split]["images"]):

@@ -1,10 +1,12 @@
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from seg.data.baselines import baselines
-from seg.data.manifest import Manifest, SplitSummary
+from seg.data.baselines import baselines, nearest_strangers_dice
+from seg.data.manifest import Example, Manifest, SplitSummary
 
 
 def dataset(folder: Path, **splits: list[tuple[np.ndarray, np.ndarray]]) -> Manifest:
@@ -67,3 +69,37 @@ def test_an_image_is_not_its_own_neighbour(tmp_path):
 def test_flat_images(tmp_path):
     flat = np.full((4, 4), 9)
     assert baselines(dataset(tmp_path, train=[(flat, mask(0))], test=[(flat, mask(0))]), "test")["nearest_image"] == 1
+
+
+def numbered(manifest: Manifest, **names: list[str]) -> Manifest:
+    for split, found in names.items():
+        lines = [
+            Example(image_id=0, file_name=f"{split}/{name}", height=4, width=4, sha256="", mask="") for name in found
+        ]
+        text = "".join(json.dumps(asdict(example)) + "\n" for example in lines)
+        (manifest.folder / f"{split}.jsonl").write_text(text)
+    return manifest
+
+
+def test_without_the_neighbours_in_the_series(tmp_path):
+    train = [(LEFT, mask(0, 1)), (LEFT // 2 + 9 * (TOP > 0), mask(0)), (TOP, mask(5))]
+    manifest = dataset(tmp_path, train=train, test=[(LEFT, mask(0, 1)), (TOP, mask(5))])
+    numbered(manifest, train=["s10.png", "s20.png", "t14.png"], test=["s15.png", "t20.png"])
+    # with everything, both find their twin: 1
+    assert baselines(manifest, "test")["nearest_image"] == 1
+    # s10 and s20 are 5 from s15, so t14 is left: {5} for {0, 1} scores 0. t14 is 6 from t20 and stays: 1
+    assert nearest_strangers_dice(manifest, "test", 5) == pytest.approx((0 + 1) / 2)
+    # 5 numbers apart is beyond a gap of 4
+    assert nearest_strangers_dice(manifest, "test", 4) == 1
+
+
+def test_nothing_left_to_copy_scores_as_background(tmp_path):
+    manifest = dataset(tmp_path, train=[(LEFT, mask(0))], test=[(LEFT, mask(0)), (TOP, mask())])
+    numbered(manifest, train=["s1.png"], test=["s2.png", "s3.png"])
+    assert nearest_strangers_dice(manifest, "test", 5) == 1 / 2
+
+
+def test_no_series_in_common(tmp_path):
+    manifest = dataset(tmp_path, train=[(LEFT, mask(0))], test=[(LEFT, mask(0))])
+    numbered(manifest, train=["s1.png"], test=["plain.png"])
+    assert nearest_strangers_dice(manifest, "test", 5) is None

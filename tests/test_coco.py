@@ -100,6 +100,8 @@ def test_file_that_is_no_coco(data, message):
         ("id", None, "id_type"),
         ("file_name", 3, "file_name_type"),
         ("file_name", "", "file_name_type"),
+        ("file_name", ".", "file_name_type"),
+        ("file_name", ".\\", "file_name_type"),
         ("file_name", "\ud800.png", "file_name_type"),
         ("file_name", "/etc/passwd", "file_name_absolute"),
         ("file_name", "C:\\a.png", "file_name_absolute"),
@@ -122,6 +124,15 @@ def test_image_problems(key, value, rule):
     assert rule in [problem.rule for problem in file.problems]
     assert [image.id for image in file.images] == [1]
     assert [annotation.image_id for annotation in file.annotations] == [1]
+
+
+@pytest.mark.parametrize("name", ["two\nlines.png", "\ud800.png"])
+def test_problem_is_one_printable_line_whatever_the_file_name(name):
+    document = content(2)
+    document["images"][0] |= {"file_name": name, "height": 0}
+    (problem,) = read(document).problems
+    assert "\n" not in str(problem)
+    str(problem).encode("utf-8")
 
 
 def test_too_many_pixels():

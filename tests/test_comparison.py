@@ -1,7 +1,7 @@
 import csv
 import io
 
-from experiments.comparison import arms, as_csv, as_html, as_markdown, varied
+from experiments.comparison import arms, as_csv, as_markdown, varied
 from experiments.storage import TrialRow
 from seg.config import TrainConfig
 
@@ -63,10 +63,10 @@ def test_floats_are_short():
     assert "| 0.00123 |" in as_markdown([row(0, 0.5, learning_rate=0.00123456), row(1, 0.6, learning_rate=0.1)])
 
 
-def test_html_stands_alone_and_escapes():
-    page = as_html(ROWS, "a <b> study")
-    assert page.count("<tr") == 1 + 3
-    assert page.count('<tr class="best"><td>dice</td>') == 1
-    assert "a &lt;b&gt; study" in page
-    assert "<b>" not in page
-    assert "http" not in page
+def test_an_arm_knows_its_trials_and_its_name():
+    dice, bce, bce_dice = arms(ROWS)
+    assert (bce.by_seed, bce.trials_finished, bce.best_trial) == ({0: 0.5, 1: 0.6}, (0, 2), 2)
+    assert (dice.best_trial, bce_dice.best_trial) == (1, None)
+    (named, _) = arms([row(0, 0.6, loss="dice", filters=8), row(1, 0.5, loss="bce", filters=16)])
+    assert named.name == "dice, filters 8"
+    assert arms([row(0, 0.5)])[0].name == "the only arm"

@@ -16,6 +16,7 @@ import pytest
 from seg.data.build import mask_names
 from seg.data.coco import ImageEntry
 from seg.data.convert import BadDataError, convert
+from seg.data.demo import _exif_orientation
 from seg.data.manifest import MANIFEST, Manifest
 from seg.data.record import Converted, RecordWriter, Task
 from seg.data.segmentation import BrokenRule
@@ -54,7 +55,7 @@ def test_records_examples_masks_and_manifest(data, workspace):
     assert line.endswith(str(manifest.folder))
     assert manifest.folder == workspace / "datasets" / manifest.key
     assert manifest.name == "export"
-    assert manifest.settings == {"categories": "all", "crowds": "ignore", "exif": False}
+    assert manifest.settings == {"categories": "all", "crowds": "ignore", "exif": "ignore", "overlaps": "union"}
     assert manifest.categories == [{"id": 1, "name": "lesion", "annotations": 6, "used": True}]
     assert manifest.left_out == []
     assert list(manifest.splits) == ["train", "val", "test"]
@@ -89,7 +90,14 @@ def test_joined_by_image_id_not_by_position(tmp_path, workspace):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"image_size": 8}, {"exif": True}, {"categories": "lesion"}, {"crowds": "foreground"}]
+    "settings",
+    [
+        {"image_size": 8},
+        {"exif": "rotate"},
+        {"categories": "lesion"},
+        {"crowds": "foreground"},
+        {"overlaps": "refuse"},
+    ],
 )
 def test_another_setting_is_another_dataset(data, workspace, settings):
     assert run(data, workspace)[0].key != run(data, workspace, **settings)[0].key
@@ -152,6 +160,54 @@ def test_crowds_everywhere_are_foreground(tmp_path, workspace):
     assert manifest.splits["train"].foreground == 0.25
 
 
+def overlapping_export(tmp_path) -> Path:
+    # Columns 4 to 7 beside the square's 2 to 5, in its rows 2 to 5: 2 columns of 4 pixels are shared.
+    document = content(2)
+    other = {"id": 9, "image_id": 0, "category_id": 1, "segmentation": [[4, 2, 8, 2, 8, 6, 4, 6]]}
+    document["annotations"].append(other)
+    return write_export(tmp_path / "export", train=document)
+
+
+def test_overlaps_are_foreground_once(tmp_path, workspace):
+    manifest, _ = run(overlapping_export(tmp_path), workspace, overlaps="union", image_size=8)
+    assert int((manifest.records("train")[0, ..., 3] == 1).sum()) == 16 + 16 - 8
+
+
+def test_overlaps_are_refused(tmp_path, workspace):
+    data = overlapping_export(tmp_path)
+    with pytest.raises(BadDataError, match="image0.png: overlap: annotations 0 and 9 must not overlap, and share 8 "):
+        run(data, workspace, overlaps="refuse")
+    manifest, _ = run(data, workspace, overlaps="refuse", on_bad="skip")
+    assert [(problem["file_name"], problem["rule"]) for problem in manifest.left_out] == [("image0.png", "overlap")]
+
+
+def exif_export(tmp_path, height: int, width: int) -> Path:
+    """An image stored 8 high and 4 wide, that EXIF turns; the annotations say `height` × `width`."""
+    document = content(2)
+    document["images"][0] |= {"file_name": "turned.jpg", "height": height, "width": width}
+    document["annotations"] = []
+    data = write_export(tmp_path / "export", train=document)
+    stored = np.zeros((8, 4, 3), np.uint8)
+    stored[:4] = 255  # white above black
+    jpeg = cv2.imencode(".jpg", stored)[1].tobytes()
+    (data / "train" / "turned.jpg").write_bytes(jpeg[:2] + _exif_orientation(6) + jpeg[2:])
+    return data
+
+
+def test_exif_ignored(tmp_path, workspace):
+    manifest, _ = run(exif_export(tmp_path, 8, 4), workspace, exif="ignore")
+    image = manifest.records("train")[0, ..., 0].astype(int)
+    assert image[0].min() > 200
+    assert image[3].max() < 50
+
+
+def test_exif_rotated(tmp_path, workspace):
+    manifest, _ = run(exif_export(tmp_path, 4, 8), workspace, exif="rotate")
+    image = manifest.records("train")[0, ..., 0].astype(int)
+    assert image[:, 3].min() > 200  # turned clockwise, above becomes right
+    assert image[:, 0].max() < 50
+
+
 def test_categories_choose_the_foreground(tmp_path, workspace):
     documents = {}
     for split in ("train", "valid", "test"):
@@ -177,6 +233,10 @@ def test_unknown_category(data, workspace):
     [
         ({"on_bad": "ignore"}, "on_bad must be one of fail, skip, got 'ignore'"),
         ({"crowds": "drop"}, "crowds must be one of ignore, foreground, got 'drop'"),
+        ({"exif": "turn"}, "exif must be one of ignore, rotate, got 'turn'"),
+        ({"overlaps": "exclude"}, "overlaps must be one of union, refuse, got 'exclude'"),
+        ({"split_seed": -1}, "split_seed must be at least 0, got -1"),
+        ({"group_pattern": "a", "group_column": "b"}, "must not both be given, got 'a' and 'b'; drop one"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"jobs": -1}, "jobs must be at least 0, got -1"),
     ],
@@ -313,7 +373,9 @@ def task(data: Path, **changes) -> Task:
     ("changes", "rule"), [({"sha256": "other"}, "changed_file"), ({"path": Path("/nowhere.png")}, "unreadable_file")]
 )
 def test_files_that_change_or_vanish_meanwhile(data, tmp_path, changes, rule):
-    broken = RecordWriter(tmp_path, {"train": 0}, 4, "ignore", False)(task(data, **changes))
+    broken = RecordWriter(tmp_path, {"train": 0}, 4, crowds="ignore", exif="ignore", overlaps="union")(
+        task(data, **changes)
+    )
     assert isinstance(broken, BrokenRule)
     assert broken.rule == rule
 

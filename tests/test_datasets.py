@@ -11,7 +11,17 @@ from tests.tiny import write_tiny
 
 def values(workspace: Path) -> argparse.Namespace:
     return argparse.Namespace(
-        data="demo", workspace=str(workspace), categories="all", on_bad="fail", split="official", group_pattern=""
+        data="demo",
+        workspace=str(workspace),
+        categories="all",
+        on_bad="fail",
+        crowds="ignore",
+        overlaps="union",
+        exif="ignore",
+        split="official",
+        group_pattern="",
+        group_column="",
+        split_seed=0,
     )
 
 

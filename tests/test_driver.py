@@ -6,11 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 
-from experiments.driver import ABANDONED
 from experiments.executors.local import LocalExecutor
-from experiments.study_result import trial_folder
+from experiments.settlement import Limits
+from experiments.study_result import checkpoint_folder, trial_folder
 from seg.errors import UserError
 from tests.executor_contract import wait_for_pid, wait_until_dead
 from tests.study_setting import Setting, make_manifest, make_space
@@ -54,7 +55,7 @@ def test_a_trial_is_recorded_from_start_to_end(setting):
         "end",
     ]
     assert calls[3]["metrics"] == {"best_val_dice": pytest.approx(0.508), "best_epoch": 2, "model_parameters": 1}
-    assert calls[5]["files"] == ["log.txt", "model.keras"]
+    assert calls[5]["files"] == ["epochs.txt", "log.txt", "model.keras"]
     assert setting.tracker.states() == {"run-losses": "running", "run-losses-0": "finished"}
 
 
@@ -85,8 +86,14 @@ def test_the_same_command_again_does_nothing_and_says_so(setting):
     ("behaviour", "reason"),
     [
         ("raise", "RuntimeError: the task went wrong"),
-        ("sigkill", "killed by SIGKILL (out of memory?)"),
-        ("memory_error", "MemoryError"),
+        (
+            "sigkill",
+            "killed by SIGKILL (out of memory?), in the last of 3 attempts; "
+            "if memory is short, use a batch_size below 10",
+        ),
+        ("segfault", "killed by SIGSEGV, in the last of 3 attempts"),
+        ("exit", "exited with code 7 before it returned, in the last of 3 attempts"),
+        ("memory_error", "MemoryError; if memory is short, use a batch_size below 10"),
         ("nan", "val_dice was not a finite number in epoch 1"),
         ("nan_at_end", "val_dice of the best epoch is nan"),
         ("user_error", "UserError: batch_size must be at least 1, got 0."),
@@ -148,6 +155,59 @@ def test_a_study_goes_on_only_with_its_own_settings(setting):
         setting.run(1, space=make_space("tpe"))
 
 
+def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(setting):
+    setting.plan({0: "sigkill_in_2"})
+    result = setting.run(1)
+    assert setting.optuna_states() == ["COMPLETE"]
+    assert (result.rows[0].deaths, result.rows[0].reason) == (1, "")
+    assert (result.folder(result.rows[0]) / "epochs.txt").read_text() == "1\n2\n"
+    assert [call["epoch"] for call in setting.tracker.calls("log_epoch")] == [1, 2]
+    assert "stopped after epoch 1: killed by SIGKILL (out of memory?); attempt 2 goes on" in setting.output.getvalue()
+    assert "trial 1/1  bce, filters 8  val_dice 0.5080" in setting.output.getvalue()
+    assert not checkpoint_folder(result.folder(result.rows[0])).exists()
+
+
+def test_without_retries_the_first_death_is_the_end(setting):
+    setting.plan({0: "sigkill_once"})
+    setting.run(1, limits=Limits(retries=0))
+    assert setting.optuna_states() == ["FAIL"]
+
+
+def test_a_trial_that_hangs_is_given_up(setting):
+    setting.plan({0: "hang"})
+    result = setting.run(2, limits=Limits(retries=1, trial_timeout=1.5))
+    assert setting.optuna_states() == ["FAIL", "COMPLETE"]
+    assert result.rows[0].reason == "took longer than trial_timeout, 1.5 s, in the last of 2 attempts"
+
+
+@pytest.mark.parametrize("limit", [{"retries": -1}, {"trial_timeout": -1.0}, {"trial_timeout": math.nan}])
+def test_limits_are_checked(limit):
+    with pytest.raises(UserError, match="must be a number of at least 0, got"):
+        Limits(**limit)
+
+
+def test_a_trial_whose_run_was_deleted_cannot_go_on(setting, monkeypatch):
+    setting.plan({0: "sigkill_once"})
+
+    def gone(*arguments):
+        raise UserError("MLflow run 1 must not be deleted")
+
+    monkeypatch.setattr(setting.tracker, "resume_trial", gone)
+    result = setting.run(1)
+    assert result.rows[0].reason == "MLflow run 1 must not be deleted"
+    assert "cannot go on" in setting.output.getvalue()
+    assert setting.run(1).counts == {"failed": 1, "finished": 1}
+
+
+def test_a_trial_that_somebody_else_enqueued_is_refused(setting):
+    setting.run(1)
+    storage = optuna.storages.RDBStorage(setting.storage)
+    optuna.load_study(study_name="losses", storage=storage).enqueue_trial({"loss": "dice", "filters": 8})
+    storage.engine.dispose()
+    result = setting.run(2)
+    assert "put into the queue by somebody else" in result.rows[1].reason
+
+
 def test_an_unexpected_error_of_the_driver_ends_the_study_run(setting, monkeypatch):
     def break_down(*arguments):
         raise ConnectionError("no route")
@@ -155,11 +215,12 @@ def test_an_unexpected_error_of_the_driver_ends_the_study_run(setting, monkeypat
     monkeypatch.setattr(setting.tracker, "log_epoch", break_down)
     with pytest.raises(ConnectionError, match="no route"):
         setting.run(1)
-    assert setting.tracker.states() == {"run-losses": "failed", "run-losses-0": "failed"}
-    assert setting.optuna_trials()[0].user_attrs["reason"] == "the driver failed: ConnectionError: no route"
+    assert setting.tracker.states() == {"run-losses": "failed", "run-losses-0": "waiting"}
+    assert setting.tracker.calls("end")[0]["reason"] == "the driver failed: ConnectionError: no route"
     monkeypatch.undo()
     setting.run(1)
-    assert setting.optuna_states() == ["FAIL", "COMPLETE"]
+    assert setting.optuna_states() == ["COMPLETE"]
+    assert [call["epoch"] for call in setting.tracker.calls("log_epoch")] == [1, 2]
 
 
 def test_a_trial_whose_files_cannot_be_published_is_settled(setting, monkeypatch):
@@ -169,8 +230,12 @@ def test_a_trial_whose_files_cannot_be_published_is_settled(setting, monkeypatch
     monkeypatch.setattr(setting.tracker, "log_folder", break_down)
     with pytest.raises(OSError, match="no space left"):
         setting.run(1)
-    assert setting.tracker.states() == {"run-losses": "failed", "run-losses-0": "failed"}
-    assert setting.optuna_states() == ["FAIL"]
+    assert setting.tracker.states() == {"run-losses": "failed", "run-losses-0": "waiting"}
+    assert setting.optuna_states() == ["WAITING"]
+    monkeypatch.undo()
+    result = setting.run(1)
+    assert setting.optuna_states() == ["COMPLETE"]
+    assert (result.folder(result.rows[0]) / "epochs.txt").read_text() == "1\n2\n"  # nothing was trained again
 
 
 def test_training_goes_on_before_the_epoch_is_recorded(setting, monkeypatch):
@@ -246,10 +311,11 @@ def test_a_killed_driver_leaves_nothing_running_and_the_study_goes_on(setting):
     for worker in workers:
         wait_until_dead(worker, seconds=5)
     assert setting.optuna_states() == ["COMPLETE", "RUNNING", "RUNNING"]
+    setting.plan({})
     result = setting.run(4)
-    assert setting.optuna_states() == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
-    assert result.rows[1].reason == ABANDONED
-    assert setting.tracker.states()["run-losses-1"] == "failed"
+    assert setting.optuna_states() == ["COMPLETE"] * 4
+    assert set(setting.tracker.states().values()) == {"running", "finished"}  # the study's run is left to the caller
+    assert setting.tracker.states()["run-losses-1"] == "finished"
     arms = {(row.config.loss, row.config.filters) for row in result.rows if row.state == "finished"}
     assert len(arms) == 4
 
@@ -266,16 +332,16 @@ def test_an_interrupt_settles_everything(setting, number):
     assert "Traceback" not in errors
     for worker in workers:
         wait_until_dead(worker, seconds=1)
-    assert setting.optuna_states() == ["COMPLETE", "FAIL", "FAIL"]
-    assert setting.optuna_trials()[1].user_attrs["reason"] == "interrupted"
+    assert setting.optuna_states() == ["COMPLETE", "WAITING", "WAITING"]
     assert setting.tracker.states() == {
         "run-losses": "cancelled",
         "run-losses-0": "finished",
-        "run-losses-1": "cancelled",
-        "run-losses-2": "cancelled",
+        "run-losses-1": "waiting",
+        "run-losses-2": "waiting",
     }
+    setting.plan({})
     setting.run(4)
-    assert setting.optuna_states().count("COMPLETE") == 4
+    assert setting.optuna_states() == ["COMPLETE"] * 4
 
 
 def test_ctrl_c_under_mlflow_run_settles_everything(setting):
@@ -287,8 +353,8 @@ def test_ctrl_c_under_mlflow_run_settles_everything(setting):
     time.sleep(1)
     driver.process.send_signal(signal.SIGTERM)
     assert driver.end()[0] == 130
-    assert setting.optuna_states() == ["FAIL"]
-    assert setting.tracker.states() == {"run-losses": "cancelled", "run-losses-0": "cancelled"}
+    assert setting.optuna_states() == ["WAITING"]
+    assert setting.tracker.states() == {"run-losses": "cancelled", "run-losses-0": "waiting"}
 
 
 def test_a_second_interrupt_ends_at_once(setting):

@@ -78,6 +78,7 @@ def test_main_leaves_one_parent_and_its_trials(home: Home) -> None:
         (dataset,) = run.inputs.dataset_inputs
         assert run.data.tags["dataset_key"].startswith(dataset.dataset.digest)
     assert 0 <= parent.data.metrics["test_dice"] <= 1
+    assert "report.html" in {file.path for file in home.client.list_artifacts(parent.info.run_id)}
     assert parent.data.metrics["test_baseline_all_background"] < 0.5
 
 
@@ -136,6 +137,12 @@ def test_convert(home: Home) -> None:
     assert mask.shape == (32, 32)
 
 
+def test_export_coco(home: Home) -> None:
+    done = home.run("export_coco", image_size=32, output=home.folder / "coco", segmentation="polygon")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (home.folder / "coco" / "valid" / "_annotations.coco.json").is_file()
+
+
 def test_audit(home: Home) -> None:
     done = home.run("audit", image_size=32, output=home.folder / "audit")
     assert done.returncode == 0, done.stderr
@@ -172,6 +179,16 @@ def test_study(home: Home) -> None:
     assert trial.info.status == "FINISHED"
 
 
+def test_report(home: Home) -> None:
+    done = home.run("report", output=home.folder / "report")
+    assert done.returncode == 0, done.stderr
+    page = (home.folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert "one seed per arm" in page
+    assert "Least alike" in page
+    assert f"--workspace={home.folder / 'workspace'}" in page
+    assert (home.folder / "report" / "audit" / "audit.html").is_file()
+
+
 def test_predict_names_the_broken_file_and_predicts_the_others(home: Home) -> None:
     images = home.folder / "images"
     images.mkdir()
@@ -193,6 +210,7 @@ def test_predict_names_the_broken_file_and_predicts_the_others(home: Home) -> No
         ("train", {"image_size": 100}, "use 96 or 112"),
         ("train", {"batch_size": 0}, "batch_size must be at least 1"),
         ("study", {"study": "unet", "image_size": 64}, "another"),
+        ("report", {"study": "unicorn", "storage": "sqlite:///nowhere.db"}, "storage must be there to be read"),
         ("predict", {"images": "nowhere"}, "nowhere"),
         ("predict", {"images": ".", "model": "models:/unicorn@champion"}, "unicorn"),
     ],

@@ -68,6 +68,10 @@ class TestDecode:
         deep = np.array([[0, 257, 385, 386, 65535]], np.uint16)  # 385 / 257 = 1.498, 386 / 257 = 1.502
         assert decode_image(encode(deep))[0, :, 0].tolist() == [0, 1, 1, 2, 255]
 
+    def test_16_bit_rows_are_all_converted(self):
+        deep = np.full((2500, 1), 514, np.uint16)  # more rows than are converted at once
+        assert (decode_image(encode(deep)) == 2).all()
+
     def test_1_bit(self):
         data = png(8, 1, 1, 0, b"\0\xa5")
         assert decode_image(data)[0, :, 0].tolist() == [255, 0, 255, 0, 0, 255, 0, 255]
@@ -113,7 +117,7 @@ class TestRefusal:
 
     @pytest.mark.parametrize("size", [(60_000, 60_000), (MAX_PIXELS, 1)])
     def test_decompression_bomb_is_judged_from_the_header(self, size):
-        with pytest.raises(UserError, match=f"at most {MAX_PIXELS} pixels.* got {size[0]}×{size[1]} in its header"):
+        with pytest.raises(UserError, match=f"at most {MAX_PIXELS} pixels.* got {size[0]}×{size[1]}"):
             decode_image(png(*size, 8, 0, b""))
 
     @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
@@ -129,6 +133,23 @@ class TestRefusal:
         with pytest.raises(UserError, match="a checksum does not fit"):
             decode_image(bytes(data))
 
+    @pytest.mark.parametrize(
+        "entry", [(257, 3, 1, 9), (256, 1, 1, 8), (256, 3, 2, 8)], ids=["twice", "of another type", "of two numbers"]
+    )
+    def test_tiff_whose_size_can_be_read_in_two_ways(self, entry):
+        data = encode(COLOURS, ".tiff")
+        (directory,) = struct.unpack("<I", data[4:8])
+        # over the last of its entries, whose tag is no size
+        (count,) = struct.unpack("<H", data[directory : directory + 2])
+        last = directory + 2 + 12 * (count - 1)
+        with pytest.raises(UserError, match="must state one width and one height"):
+            decode_image(data[:last] + struct.pack("<HHII", *entry) + data[last + 12 :])
+
+    def test_decoder_that_finds_another_size(self, monkeypatch):
+        monkeypatch.setattr(cv2, "imdecode", lambda data, flags: np.zeros((5, 6, 3), np.uint8))
+        with pytest.raises(UserError, match="states a size of 6×4, and it decodes to another one .6×5."):
+            decode_image(encode(COLOURS))
+
     def test_undecodable(self):
         with pytest.raises(UserError, match="damaged and cannot be decoded"):
             decode_image(b"BM" + bytes(16) + struct.pack("<ii", 4, 4) + b"rest")
@@ -143,16 +164,21 @@ class TestRefusal:
 
 
 class TestToRgb8:
-    @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
+    @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 2), (4, 6, 3), (4, 6, 4)])
     def test_shapes(self, shape):
         assert to_rgb8(np.zeros(shape, np.uint8)).shape == (4, 6, 3)
 
     def test_types(self):
         assert to_rgb8(np.array([[False, True]]))[0, :, 0].tolist() == [0, 255]
         assert to_rgb8(np.array([[0.0, 0.5, 1.0]]))[0, :, 0].tolist() == [0, 128, 255]
-        assert to_rgb8(np.array([[0, 65535]], np.uint16))[0, :, 0].tolist() == [0, 255]
+        for sixteen_bits in (np.uint16, ">u2", "<u2"):
+            assert to_rgb8(np.array([[0, 257, 65535]], sixteen_bits))[0, :, 0].tolist() == [0, 1, 255]
 
-    @pytest.mark.parametrize("shape", [(6,), (2, 4, 6, 3), (4, 6, 2), (0, 6, 3)])
+    def test_alpha_is_dropped(self):
+        assert to_rgb8(np.array([[[7, 0]]], np.uint8)).tolist() == [[[7, 7, 7]]]
+        assert to_rgb8(np.array([[[1, 2, 3, 0]]], np.uint8)).tolist() == [[[1, 2, 3]]]
+
+    @pytest.mark.parametrize("shape", [(6,), (2, 4, 6, 3), (4, 6, 5), (0, 6, 3)])
     def test_other_shapes(self, shape):
         with pytest.raises(UserError, match="must have shape"):
             to_rgb8(np.zeros(shape, np.uint8))
@@ -190,6 +216,11 @@ class TestResize:
             assert np.array_equal(
                 resize_image(np.dstack([grey] * 3), *size)[..., 0], resize_image(colour, *size)[..., 0]
             )
+
+    def test_colour_in_the_last_row_only_is_kept(self):
+        image = np.zeros((2500, 1, 3), np.uint8)  # more rows than are looked at at once
+        image[-1] = [9, 0, 0]
+        assert resize_image(image, 2500, 1)[-1, 0].tolist() == [9, 0, 0]
 
     def test_same_size_changes_nothing(self):
         assert np.array_equal(resize_image(COLOURS, 4, 6), COLOURS)

@@ -64,6 +64,14 @@ def test_crowd_is_ignored_where_no_object_is():
     assert np.array_equal(region(ignored, 8, 10), expected == 255)
 
 
+def test_crowd_without_an_object():
+    crowd = annotation(RunLengths((0, 32, 48)), crowd=True)
+    mask, counts, ignored = example_mask([crowd], 8, 10, crowds="ignore")
+    assert np.array_equal(mask, box(0, 0, 8, 4) * 255)
+    assert not region(counts, 8, 10).any()
+    assert np.array_equal(region(ignored, 8, 10), box(0, 0, 8, 4))
+
+
 def test_crowd_as_foreground():
     crowd = annotation(RunLengths((0, 32, 48)), crowd=True)
     mask, _, ignored = example_mask([annotation(SQUARE), crowd], 8, 10, crowds="foreground")

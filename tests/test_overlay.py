@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from seg.errors import UserError
-from seg.overlay import GREY, SKY_BLUE, VERMILION, YELLOW, overlay, panel
+from seg.overlay import GREY, SKY_BLUE, VERMILION, YELLOW, overlay, panel, tiles
 
 
 def example(height, width):
@@ -34,6 +34,15 @@ def test_panel_enlarges_small_images_by_a_whole_factor():
 
 def test_panel_shrinks_large_images_to_512_pixels():
     assert panel(*example(1024, 2048), "title").shape == (40 + 26 + 256 + 36, 4 * 512 + 3 * 10 + 2 * 16, 3)
+
+
+def test_tiles_are_those_of_the_panel():
+    found = tiles(*example(256, 256))
+    assert list(found) == ["image", "truth", "prediction", "difference"]
+    picture = panel(*example(256, 256), "title")
+    for column, tile in enumerate(found.values()):
+        left = 16 + column * (256 + 10)
+        assert np.array_equal(picture[66 : 66 + 256, left : left + 256], tile)
 
 
 def test_difference_shows_each_kind_of_pixel_in_its_colour():

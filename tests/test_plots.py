@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -6,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.plots import dice_by_arm, learning_curves, optimisation_history, parameter_importance
+from experiments.plots import (
+    as_svg,
+    curves_by_trial,
+    dice_by_arm,
+    learning_curves,
+    optimisation_history,
+    parameter_importance,
+)
 from experiments.storage import TrialRow
 from seg.config import TrainConfig
 from seg.training.result import EpochReport
@@ -149,3 +157,37 @@ def test_any_study_can_be_plotted(trials):
     for plot in (dice_by_arm, optimisation_history, parameter_importance):
         figure = plot(rows)
         assert figure is None or as_png(figure).startswith(b"\x89PNG")
+
+
+def test_curves_of_trials_that_reported_and_the_best_in_bold():
+    curved = [replace(row(number, filters=8 * (number + 1)), curve={1: 0.2, 2: 0.4}) for number in range(2)]
+    figure = curves_by_trial([*curved, row(2)], best=1)
+    drawn = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+    assert [line.get_linewidth() for line in drawn] == [1.4, 3.0]
+    assert [list(line.get_ydata()) for line in drawn] == [[0.2, 0.4]] * 2
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["bce", "filters 8", "filters 16"]
+
+
+def test_one_epoch_is_a_point():
+    figure = curves_by_trial([replace(row(0), curve={1: 0.2})])
+    assert figure.axes[0].lines[0].get_marker() == "o"
+
+
+def test_more_widths_than_dashes():
+    rows = [replace(row(number, filters=number + 1), curve={1: 0.2, 2: 0.3}) for number in range(9)]
+    assert {line.get_linestyle() for line in curves_by_trial(rows).axes[0].lines} == {"-"}
+
+
+def test_baselines_that_are_alike_do_not_cover_each_other():
+    figure = dice_by_arm([row(0, 1.0)], {"best_constant": 0.0, "all_background": 0.01})
+    low, high = figure.axes[0].get_ylim()
+    named = [text for text in figure.axes[0].texts if "_" not in text.get_text() and " 0.0" in text.get_text()]
+    places = sorted(text.xy[1] for text in named)
+    assert places[1] - places[0] == pytest.approx(0.05 * (high - low))
+
+
+def test_svg():
+    content = as_svg(curves_by_trial([]))
+    assert content.startswith(b"<?xml")
+    assert b"</svg>" in content

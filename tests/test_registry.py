@@ -9,30 +9,71 @@ import numpy as np
 import pytest
 
 from experiments.registry import Registry, check_name
+from experiments.saved_model import _CODE
+from seg.data.appearance import Appearance
 from seg.errors import UserError
+from tests.test_imports import imported
 
 PROJECT = Path(__file__).parent.parent
+REQUIREMENTS = ["mlflow", "tensorflow", "keras", "numpy", "opencv-python-headless", "pycocotools"]
+TRAINING_IMAGES = Appearance(
+    height=(20, 50), width=(31, 90), aspect=(0.8, 1.6), brightness=(100, 150), contrast=(10, 80), colour=1.0
+)
 
 BUILD = """
 import sys, keras, numpy as np
 from pathlib import Path
-from seg.inference import Predictor
+import seg
 folder = Path(sys.argv[1])
 keras.utils.set_random_seed(0)
 convolution = keras.layers.Conv2D(1, 5, padding="same")
 layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 64, offset=-2), convolution]
 keras.Sequential(layers).save(folder / "model.keras")
-predictor = Predictor.load(folder / "model.keras")
-for path in sorted(folder.glob("image*")):
-    np.save(folder / f"{path.stem}.npy", predictor.predict(path.read_bytes(), 0.45).mask)
-    np.save(folder / f"{path.stem}_high.npy", predictor.predict(path.read_bytes(), 0.9).mask)
+predictor = seg.load(folder)
+images = [path.read_bytes() for path in sorted(folder.glob("image*.[jp][pn]g"))]
+asked = {"tuned": (0.45, "none"), "high": (0.9, "none"), "flips": (0.45, "flips")}
+for name, (threshold, tta) in asked.items():
+    found = list(predictor.predict_many(images, threshold, tta))
+    np.savez(folder / f"{name}.npz", *[one.mask for one in found])
+    np.savez(folder / f"{name}_probability.npz", *[one.probability for one in found])
 """
 
-# What a stranger's process does, somewhere else, without this project.
+# What a stranger's process does, somewhere else, without this project and without what the model does not require.
 LOAD = """
-import base64, json, sys, cv2, mlflow, numpy as np, pandas as pd
+import base64, json, sys
+from importlib import metadata
 from pathlib import Path
-uri, folder = sys.argv[1], Path(sys.argv[2])
+uri, folder, requirements = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+
+from packaging.requirements import Requirement
+def name_of(text):
+    return text.lower().replace("_", "-")
+closure, waiting = set(), [(name, "") for name in requirements]
+while waiting:
+    name, extra = waiting.pop()
+    if (name_of(name), extra) in closure:
+        continue
+    closure.add((name_of(name), extra))
+    try:
+        needed = map(Requirement, metadata.requires(name) or [])
+    except metadata.PackageNotFoundError:
+        continue  # of another system or an extra
+    for one in needed:
+        if one.marker is None or one.marker.evaluate({"extra": extra}):
+            waiting += [(one.name, asked) for asked in {"", *one.extras}]
+required = {name for name, _ in closure}
+modules = metadata.packages_distributions()
+foreign = {module for module, homes in modules.items() if not required & {name_of(home) for home in homes}}
+class Blocked:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in foreign:
+            raise ModuleNotFoundError(f"No module named {name!r}: it is no requirement of the model", name=name)
+sys.meta_path.insert(0, Blocked)
+assert {"optuna", "pytest", "hypothesis"} <= foreign and "pycocotools" not in foreign, foreign
+
+import cv2, mlflow, numpy as np, pandas as pd
+from pycocotools import mask as pycoco
 assert not any((Path(entry) / "experiments").exists() for entry in sys.path), sys.path
 mlflow.set_tracking_uri(uri)
 model = mlflow.pyfunc.load_model("models:/seg-unet@champion")
@@ -40,37 +81,90 @@ assert "/code" in sys.modules["seg"].__file__ and "experiments" not in sys.modul
 
 paths = sorted(folder.glob("image*.[jp][pn]g"))
 images = [path.read_bytes() for path in paths]
-def unpack(found):
-    masks = [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) for png in found.mask_png]
-    assert [mask.shape for mask in masks] == list(zip(found.height, found.width))
-    return masks
-def check(masks, ending, white):
-    for path, mask in zip(paths, masks, strict=True):
-        np.testing.assert_array_equal(mask, np.load(folder / f"{path.stem}{ending}.npy") * np.uint8(white))
+def ours(name):
+    with np.load(folder / f"{name}.npz") as arrays:
+        return list(arrays.values())
+def decode(png):
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+def check(found, name="tuned"):
+    masks = ours(name)
+    assert [mask.shape for mask in masks] == list(zip(found.height, found.width)), found
+    for png, mask in zip(found.mask_png, masks, strict=True):
+        np.testing.assert_array_equal(decode(png), mask * np.uint8(255))
+    assert found.area.tolist() == [mask.sum() for mask in masks]
+    assert found.error.tolist() == [""] * len(masks)
 
-check(unpack(model.predict({"image": images})), "", 255)
-check(unpack(model.predict([{"image": image} for image in images])), "", 255)
-check(unpack(model.predict({"image": images}, params={"threshold": 0.9})), "_high", 255)
+check(model.predict({"image": images}))
+check(model.predict([{"image": image} for image in images]))
+check(model.predict(pd.DataFrame({"image": images})))
+check(model.predict({"image": images}, params={"threshold": 0.9}), "high")
+check(model.predict({"image": images}, params={"tta": "flips"}), "flips")
 arrays = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
-check(unpack(model.predict({"image": arrays})), "", 255)
-inner = model.unwrap_python_model()
-check(inner.masks(images), "", 1)
-check(inner.masks(arrays, 0.9), "_high", 1)
-for same in (arrays[0], np.stack([arrays[0]])):
-    np.testing.assert_array_equal(inner.masks(same)[0], np.load(folder / f"{paths[0].stem}.npy"))
-stacked = unpack(model.predict({"image": np.stack([arrays[0]] * 2)}))
-np.testing.assert_array_equal(stacked[1], np.load(folder / f"{paths[0].stem}.npy") * np.uint8(255))
+check(model.predict({"image": arrays}))
+for form in ("rle", "polygon"):
+    texts = model.predict({"image": images}, params={"output": form}).segmentation
+    for text, mask in zip(texts, ours("tuned"), strict=True):
+        segmentation = json.loads(text)
+        if form == "polygon":
+            segmentation = pycoco.merge(pycoco.frPyObjects(segmentation, *mask.shape))
+        np.testing.assert_array_equal(pycoco.decode(segmentation), mask)
+pngs = model.predict({"image": images}, params={"output": "probability"}).probability_png
+for png, probability in zip(pngs, ours("tuned_probability"), strict=True):
+    np.testing.assert_array_equal(decode(png), np.rint(probability * 65535))
+unlike = model.predict({"image": images}).unlike.tolist()
+assert unlike[0] == "" and unlike[1].startswith("width/height 4.50: training images have 0.80 to 1.60"), unlike
+
+# The same folder through seg.load, and the Predictor within the loaded model.
+import seg
+fetched = mlflow.artifacts.download_artifacts("models:/seg-unet@champion", dst_path=str(folder / "fetched"))
+for predictor in (seg.load(fetched), model.unwrap_python_model().predictor):
+    assert predictor.threshold == 0.45
+    for one, mask, probability in zip(
+        predictor.predict_many(paths), ours("tuned"), ours("tuned_probability"), strict=True
+    ):
+        np.testing.assert_array_equal(one.mask, mask)
+        np.testing.assert_array_equal(one.probability, probability)
 
 # Over HTTP, without the HTTP: what `mlflow models serve` does with a request's body.
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import invocations
+def ask(request):
+    answer = invocations(json.dumps(request), "application/json", model, model.metadata.get_input_schema())
+    rows = json.loads(answer.response, parse_constant=lambda constant: 1 / 0)["predictions"]  # NaN is no JSON
+    return pd.DataFrame(rows, dtype=object)
+def check_answer(found, name="tuned"):
+    check(found.assign(mask_png=[base64.b64decode(png) for png in found.mask_png]), name)
 text = [base64.b64encode(image).decode() for image in images]
 split = {"columns": ["image"], "data": [[image] for image in text]}
 records = [{"image": image} for image in text]
-for request in ({"inputs": {"image": text}}, {"dataframe_split": split}, {"dataframe_records": records}):
-    answer = invocations(json.dumps(request), "application/json", model, model.metadata.get_input_schema())
-    rows = json.loads(answer.response)["predictions"]
-    found = pd.DataFrame({name: [row[name] for row in rows] for name in ("height", "width")})
-    check(unpack(found.assign(mask_png=[base64.b64decode(row["mask_png"]) for row in rows])), "", 255)
+urls = [f"data:image/png;base64,{image}" for image in text]
+for request in (
+    {"inputs": {"image": text}},
+    {"inputs": {"image": urls}},
+    {"inputs": text},
+    {"instances": records},
+    {"dataframe_split": split},
+    {"dataframe_records": records},
+):
+    check_answer(ask(request))
+check_answer(ask({"inputs": text, "params": {"threshold": 0.9}}), "high")
+check_answer(ask({"inputs": text, "params": {"tta": "flips"}}), "flips")
+found = ask({"inputs": [text[0], "no image", str(paths[0]), text[1][:80], text[1], text[2]]})
+assert found.error.map(bool).tolist() == [False, True, True, True, False, False]
+assert found.area.isna().tolist() == [False, True, True, True, False, False]
+check_answer(found[found.error == ""])
+for params, message in (
+    ({"output": "box"}, "output must be one of mask, rle, polygon, probability, got 'box'"),
+    ({"tta": "turns"}, "tta must be one of none, flips, got 'turns'"),
+    ({"threshold": 2.0}, "threshold must lie between 0 and 1, got 2.0"),
+    ({"threshold": "high"}, "threshold"),
+):
+    try:
+        ask({"inputs": text, "params": params})
+    except MlflowException as error:
+        assert message in str(error) and error.get_http_status_code() == 400, error
+    else:
+        raise AssertionError(params)
 print("equal")
 """
 
@@ -113,6 +207,7 @@ def register(uri, client, tmp_path):
             "dataset_key": "dataset",
             "test_key": test_key,
             "example": b"image",
+            "training_images": TRAINING_IMAGES,
         }
         return Registry(uri).register(run_id, model_file, name, **(values | changes))
 
@@ -189,7 +284,8 @@ def test_download_brings_file_and_settings(uri, register, tmp_path):
     registered = register("fetched", 0.8)
     folder = Registry(uri).download(registered, tmp_path / "fetched")
     assert (folder / "model.keras").read_bytes() == b"weights"
-    assert json.loads((folder / "settings.json").read_text()) == {"threshold": 0.45}
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings == {"threshold": 0.45, "training_images": TRAINING_IMAGES.to_json()}
 
 
 def test_the_model_describes_itself(register, client, tmp_path):
@@ -200,22 +296,33 @@ def test_the_model_describes_itself(register, client, tmp_path):
         )
     )
     files = {str(path.relative_to(fetched)) for path in (fetched / "code").rglob("*.py")}
-    assert files == {
-        f"code/seg/{name}.py" for name in ("__init__", "errors", "inference", "data/__init__", "data/images")
-    }
+    assert files == {f"code/{path}" for path in _CODE}
     requirements = (fetched / "requirements.txt").read_text().splitlines()
-    assert [line.partition("==")[0] for line in requirements] == [
-        "mlflow",
-        "tensorflow",
-        "keras",
-        "numpy",
-        "opencv-python-headless",
-    ]
+    assert [line.partition("==")[0] for line in requirements] == REQUIREMENTS
     model = mlflow.models.Model.load(str(fetched))
-    assert model.signature.inputs.input_names() == ["image"]
-    assert model.signature.params.params[0].default == 0.45
+    assert [(spec.name, spec.type.name) for spec in model.signature.inputs] == [("image", "binary")]
+    assert [(param.name, param.dtype.name, param.default) for param in model.signature.params] == [
+        ("threshold", "double", 0.45),
+        ("tta", "string", "none"),
+        ("output", "string", "mask"),
+    ]
+    columns = "mask_png segmentation probability_png height width area confidence unlike error"
+    assert model.signature.outputs.input_names() == columns.split()
     assert model.model_uuid == model.model_id
     assert not list(fetched.rglob("*.pkl"))
+
+
+def test_the_code_that_travels_is_all_that_it_imports():
+    needed: set[str] = set()
+    waiting = ["experiments/pyfunc_model.py", "seg/__init__.py"]
+    while waiting:
+        for name in imported(PROJECT / waiting.pop()):
+            module = name.replace(".", "/")
+            found = {path for path in (f"{module}.py", f"{module}/__init__.py") if (PROJECT / path).is_file()}
+            waiting += found - needed
+            needed |= found
+    packages = {f"{Path(path).parent}/__init__.py" for path in needed}
+    assert set(_CODE) == needed | packages
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "it's", "50%"])
@@ -246,8 +353,11 @@ def test_registering_imports_no_tensorflow(uri, client, folder):
 import sys
 from pathlib import Path
 from experiments.registry import Registry
+from seg.data.appearance import Appearance
+known = Appearance.from_json({TRAINING_IMAGES.to_json()!r})
 Registry({uri!r}).register({run_id!r}, Path({str(folder / "model.keras")!r}), "light", scores={{"dice_own_size": 0.8}},
-    threshold=0.45, dataset_key="dataset", test_key="test", example=Path({str(folder / "image0.png")!r}).read_bytes())
+    threshold=0.45, dataset_key="dataset", test_key="test", example=Path({str(folder / "image0.png")!r}).read_bytes(),
+    training_images=known)
 assert not {{"tensorflow", "keras"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
@@ -261,7 +371,10 @@ def test_a_stranger_loads_the_champion_and_gets_our_masks(uri, register, folder,
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     done = subprocess.run(
-        [sys.executable, "-I", "-c", LOAD, uri, str(folder)], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-I", "-c", LOAD, uri, str(folder), json.dumps(REQUIREMENTS)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "equal\n"

@@ -99,3 +99,12 @@ def test_any_accepted_counts_fill_the_image(text):
 def test_shown_is_short():
     assert shown("x" * 1000) == "'" + "x" * 36 + "..."
     assert shown({"a": 1}) == "a dict"
+
+
+def test_shown_does_not_write_out_enormous_integers():
+    assert shown(-(2**99_999)) == "an integer of 100000 bits"
+
+
+def test_runs_whose_sum_has_more_digits_than_python_writes():
+    with pytest.raises(BrokenRule, match="must add up to 64 pixels, got an integer of"):
+        check_segmentation({"size": [8, 8], "counts": [10**4300 - 1] * 2}, 8, 8)

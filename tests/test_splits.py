@@ -1,5 +1,6 @@
 """Divisions of small exports: groups stay together, mixtures stay alike, gaps stay empty."""
 
+import json
 from collections import Counter
 
 import cv2
@@ -61,6 +62,48 @@ def test_pattern_keeps_groups_on_one_side(patients, tmp_path):
     assert manifest.split == "grouped"
     assert manifest.settings["group_pattern"] == r"(p\d)_"
     assert sum(summary.examples for summary in manifest.splits.values()) == 12
+
+
+def with_column(data, key: str, value) -> None:
+    """Gives every image entry of an export a column; `value` is called with the file name."""
+    for path in data.rglob("_annotations.coco.json"):
+        document = json.loads(path.read_text())
+        for image in document["images"]:
+            image[key] = value(image["file_name"])
+        path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("split", ["grouped", "kfold:3/2"])
+@pytest.mark.parametrize(
+    ("key", "column", "value"),
+    [
+        ("patient", "patient", lambda name: name[:2]),
+        ("patient", "patient", lambda name: int(name[1])),
+        ("extra", "extra.patient", lambda name: {"patient": name[:2]}),
+        ("a.b", "a.b", lambda name: name[:2]),
+    ],
+)
+def test_column_keeps_groups_on_one_side(patients, tmp_path, split, key, column, value):
+    with_column(patients, key, value)
+    manifest = converted(patients, tmp_path, split=split, group_column=column)
+    sides = {(example.group, side) for side in SPLITS for example in manifest.examples(side)}
+    assert len(sides) == len({group for group, _ in sides}) == 6
+    assert manifest.settings["group_column"] == column
+
+
+def test_image_without_the_column(patients, tmp_path):
+    with_column(patients, "patient", lambda name: "p")
+    path = patients / "test" / "_annotations.coco.json"
+    document = json.loads(path.read_text())
+    del document["images"][1]["patient"]
+    path.write_text(json.dumps(document))
+    rule = "every image must name its group in 'patient', which is missing"
+    with pytest.raises(UserError, match=rf"test/_annotations.coco.json, image p5_b.png: group_column_missing: {rule}"):
+        converted(patients, tmp_path, split="grouped", group_column="patient")
+
+
+def test_column_is_no_matter_for_the_official_split(patients, tmp_path):
+    assert converted(patients, tmp_path, group_column="patient").key == converted(patients, tmp_path).key
 
 
 def test_folds_test_every_image_once(patients, tmp_path):

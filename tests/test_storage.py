@@ -5,7 +5,7 @@ import optuna
 import pytest
 import sqlalchemy
 
-from experiments.storage import StudyIdentity, open_study
+from experiments.storage import StudyIdentity, open_study, read_study
 from seg.errors import UserError
 from tests.study_setting import make_space
 
@@ -168,3 +168,38 @@ def test_a_password_in_the_databases_own_message_is_hidden(monkeypatch, password
     url = sqlalchemy.URL.create("postgresql", "seg", password, "127.0.0.1", 1, "seg")
     message = refusal(url.render_as_string(hide_password=False))
     assert message == "storage postgresql://seg:***@127.0.0.1:1/seg does not answer (bad password ***)."
+
+
+def test_a_study_is_read_without_holding_it(tmp_path):
+    arm = make_space().arms()[0]
+    with open_study(url_in(tmp_path), make_identity()) as store:
+        store.set_parent_run("run")
+        store.ask(arm)
+        store.report(0, 1, 0.25)
+        store.report(0, 2, 0.5)
+        found = read_study(url_in(tmp_path), "losses")
+        store.complete(0, 0.5)
+    assert (found.dataset_key, found.dataset_name, found.split) == ("a" * 64, "demo", "official")
+    assert (found.sampler, found.run_id, found.settings["loss"]) == ("grid", "run", ["bce", "dice"])
+    assert [(row.state, row.config, row.curve) for row in found.rows] == [("running", arm, {1: 0.25, 2: 0.5})]
+
+
+def test_reading_makes_no_storage(tmp_path):
+    with pytest.raises(UserError, match="storage must be there to be read"):
+        read_study(url_in(tmp_path), "losses")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_a_study_that_is_not_there(tmp_path):
+    with open_study(url_in(tmp_path), make_identity()):
+        pass
+    with pytest.raises(UserError, match="study must be one of losses, got 'widths'"):
+        read_study(url_in(tmp_path), "widths")
+
+
+def test_reading_a_strangers_study(tmp_path):
+    storage = optuna.storages.RDBStorage(url_in(tmp_path))
+    optuna.create_study(storage=storage, study_name="losses")
+    storage.engine.dispose()
+    with pytest.raises(UserError, match="study 'losses' was not made by this program; choose another"):
+        read_study(url_in(tmp_path), "losses")

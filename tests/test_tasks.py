@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.jobs import Job
+from experiments.split_predictions import SplitPredictions
 from experiments.tasks import panel_images, run
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
@@ -65,6 +66,13 @@ class TestTrain:
         assert [path.name for path in panels] == expected
         assert all(cv2.imread(str(path)) is not None for path in panels)
 
+    def test_predictions(self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tiny: Manifest) -> None:
+        folder, result, _ = trained
+        found = SplitPredictions.load(folder / "val_predictions.npz")
+        assert (len(found.dice), found.image_size, found.dataset_key) == (7, 16, tiny.key)
+        assert found.dice.mean() == pytest.approx(result["val_dice"], abs=1e-6)
+        assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == json.loads(json.dumps(result))
+
 
 class TestEvaluate:
     def test_tuned(
@@ -89,6 +97,8 @@ class TestEvaluate:
         assert [row["file_name"] for row in rows] == [f"test/{index}.png" for index in range(5)]
         assert np.mean([float(row["dice"]) for row in rows]) == pytest.approx(result["scores"]["dice"]["mean"])
         assert (tmp_path / "panels" / "worst_0.png").exists()
+        predictions = SplitPredictions.load(tmp_path / "test_predictions.npz")
+        assert predictions.dice.tolist() == pytest.approx([float(row["dice"]) for row in rows])
 
     def test_a_given_threshold_is_used(
         self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tiny: Manifest, tmp_path: Path

@@ -153,3 +153,14 @@ def test_quieten_leaves_what_the_user_has_set(monkeypatch):
 def test_a_store_in_memory(uri):
     with pytest.raises(UserError, match="tracking_uri must name a file"):
         probe(uri)
+
+
+def test_probing_a_new_database_leaves_no_empty_file(tmp_path):
+    tracking_uri.probe(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *arguments: False)
+    with pytest.raises(UserError, match="the folder of tracking_uri must be writable"):
+        tracking_uri.probe(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+import seg.page
 from experiments.card.content import Card
-from seg.data.audit import report
 
 _HERE = Path(__file__).parent
 
 
 def as_html(card: Card) -> str:
     """The page, with its pictures inside. Jinja escapes all that the card says."""
-    style = Path(report.__file__).with_name("report.css").read_text(encoding="utf-8")  # the look of all our pages
+    style = Path(seg.page.__file__).with_name("page.css").read_text(encoding="utf-8")  # the look of all our pages
     style += (_HERE / "card.css").read_text(encoding="utf-8")
     return _environment(escapes=True).get_template("card.html.j2").render(card=card, style=style)
 

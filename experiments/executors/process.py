@@ -45,7 +45,7 @@ class WorkerProcess:
         worker_reads, self._outgoing = os.pipe()
         arguments = [tasks, str(worker_reads), str(worker_writes)]
         try:
-            with self._log.open("wb") as log:
+            with self._log.open("ab") as log:  # an attempt before may have written to it
                 self._process = subprocess.Popen(
                     [sys.executable, "-X", "faulthandler", "-m", "experiments.worker", *arguments],
                     stdin=subprocess.DEVNULL,
@@ -124,10 +124,10 @@ class WorkerProcess:
         if self.cancelled_at is not None:
             return JobEnded(job=self.job, state="cancelled", reason="cancelled")
         if self._garbage is not None:
-            return JobEnded(job=self.job, state="failed", reason=self._garbage, traceback=self._log_tail())
+            return JobEnded(job=self.job, state="failed", reason=self._garbage, traceback=self._log_tail(), died=True)
         if self._outcome is not None:
             return self._outcome
-        return JobEnded(job=self.job, state="failed", reason=self._death(), traceback=self._log_tail())
+        return JobEnded(job=self.job, state="failed", reason=self._death(), traceback=self._log_tail(), died=True)
 
     def _death(self) -> str:
         """Why a process that sent no outcome is gone."""

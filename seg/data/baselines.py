@@ -1,11 +1,14 @@
 """What can be scored without learning anything: a model is worth only what it scores above this."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
 
 from seg.data.manifest import IGNORE, Manifest
+from seg.data.series import place_in_series
 
 THUMBNAIL = 32  # side in pixels
 _THRESHOLDS = 50
@@ -33,6 +36,32 @@ def baselines(manifest: Manifest, split: str) -> dict[str, float]:
         "best_constant": float(_constant_dice(manifest, split, _best_constant(manifest))[0]),
         "nearest_image": _nearest_dice(manifest, split),
     }
+
+
+def nearest_strangers_dice(manifest: Manifest, split: str, gap: int) -> float | None:
+    """As `nearest_image`, where no image is copied whose number is within `gap` of the scored one's in its series.
+
+    Returns:
+        The mean Dice; None where the names form no series that runs through both `split` and `train`. An image for
+        which nothing is left to copy scores as all background.
+    """
+    places = [_places(manifest, name) for name in (split, "train")]
+    if not {place[0] for place in places[0] if place} & {place[0] for place in places[1] if place}:
+        return None
+    train: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row, place in enumerate(places[1]):
+        if place:
+            train[place[0]].append((place[1], row))
+    neighbours = [
+        [row for number, row in train[place[0]] if abs(number - place[1]) <= gap] if place else []
+        for place in places[0]
+    ]
+    return _nearest_dice(manifest, split, neighbours)
+
+
+def _places(manifest: Manifest, split: str) -> list[tuple[str, int] | None]:
+    """Each example's series and number; the folder, which differs between splits, is no part of the series."""
+    return [place_in_series(PurePosixPath(example.file_name).name) for example in manifest.examples(split)]
 
 
 def _blocks(manifest: Manifest, split: str) -> Iterator[tuple[slice, np.ndarray]]:
@@ -71,7 +100,8 @@ def _constant_dice(manifest: Manifest, split: str, candidates: np.ndarray) -> np
     return total / manifest.splits[split].examples
 
 
-def _nearest_dice(manifest: Manifest, split: str) -> float:
+def _nearest_dice(manifest: Manifest, split: str, excluded: Sequence[Sequence[int]] = ()) -> float:
+    """Mean Dice of copying; `excluded` are, for each scored image, the training rows that must not be copied."""
     known = thumbnails(manifest, "train")
     train = manifest.records("train")
     total = 0.0
@@ -79,8 +109,12 @@ def _nearest_dice(manifest: Manifest, split: str) -> float:
         likeness = _normalised(records) @ known.T
         if split == "train":
             likeness[np.arange(len(records)), np.arange(rows.start, rows.stop)] = -np.inf
-        for mask, nearest in zip(records[..., 3], likeness.argmax(axis=1), strict=True):
-            predicted = (train[nearest, ..., 3] == 1) & (mask != IGNORE)
+        for offset, others in enumerate(excluded[rows]):
+            likeness[offset, others] = -np.inf
+        for mask, alike in zip(records[..., 3], likeness, strict=True):
+            nearest = alike.argmax()
+            left = alike[nearest] > -np.inf
+            predicted = (train[nearest, ..., 3] == 1) & (mask != IGNORE) & left
             foreground = mask == 1
             size = np.count_nonzero(predicted) + np.count_nonzero(foreground)
             total += float(_dice(np.array(np.count_nonzero(predicted & foreground)), np.array(size)))

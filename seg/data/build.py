@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,16 +31,33 @@ class Build:
     """
 
     def __init__(
-        self, export: Export, image_size: int, exif: bool, division: DivisionSettings, jobs: int, progress: bool
+        self,
+        export: Export,
+        image_size: int,
+        exif: str,
+        overlaps: str,
+        division: DivisionSettings,
+        jobs: int,
+        progress: bool,
     ) -> None:
         self._export = export
         self._image_size = image_size
         self._exif = exif
+        self._overlaps = overlaps
         self._jobs = jobs
         self._progress = progress
-        self._settings = {"categories": export.categories, "crowds": export.crowds, "exif": exif}
+        self._settings: dict[str, Any] = {
+            "categories": export.categories,
+            "crowds": export.crowds,
+            "exif": exif,
+            "overlaps": overlaps,
+        }
         if division.split != OFFICIAL:
-            self._settings |= {"group_pattern": division.group_pattern, "split_seed": division.seed}
+            self._settings |= {
+                "group_pattern": division.group_pattern,
+                "group_column": division.group_column,
+                "split_seed": division.seed,
+            }
         self._division = division
         self.key = export.key({"image_size": image_size, "split": division.split} | self._settings)
         self.problems: list[Problem] = list(export.problems)
@@ -52,7 +70,8 @@ class Build:
         self.problems += divided.left_out
         tasks = [task for name in SPLITS for task in self._tasks(folder, name)]
         offsets = {name: self._allocate(folder, name) for name in SPLITS}
-        results = self._convert(tasks, RecordWriter(folder, offsets, self._image_size, self._export.crowds, self._exif))
+        policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
+        results = self._convert(tasks, RecordWriter(folder, offsets, self._image_size, **policies))
         Manifest(
             folder=folder,
             key=self.key,

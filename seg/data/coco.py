@@ -12,9 +12,10 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from seg.data.group_column import group_in_column
 from seg.data.images import MAX_PIXELS, MAX_SIDE
 from seg.data.segmentation import BrokenRule, Polygons, RunLengths, check_segmentation, shown
 from seg.errors import UserError
@@ -69,12 +70,16 @@ class Category:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEntry:
-    """An image as the annotation file describes it: size in pixels, file name relative to the split's image folder."""
+    """An image as the annotation file describes it: size in pixels, file name relative to the split's image folder.
+
+    `group` is what the asked column says; None where none is asked for.
+    """
 
     id: int
     file_name: str
     height: int
     width: int
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +106,21 @@ class AnnotationFile:
     problems: tuple[Problem, ...]
 
 
-def read_annotations(path: Path, content: bytes, split: str) -> AnnotationFile:
+def read_annotations(path: Path, content: bytes, split: str, group_column: str = "") -> AnnotationFile:
     """Checks the content of an annotation file.
 
     Args:
         path: for messages.
         content: the file's bytes.
         split: train, val or test.
+        group_column: key of the image entries that names their group; empty: none.
 
     Raises:
         UserError: if the content is no JSON object with lists of images, annotations and categories; everything
             smaller becomes a `Problem`.
     """
     lists = _parse(path, content)
-    reader = _Reader(path, split)
+    reader = _Reader(path, split, group_column)
     categories = reader.categories(lists["categories"])
     images = reader.images(lists["images"])
     annotations = reader.annotations(lists["annotations"], {category.id for category in categories}, images)
@@ -149,9 +155,10 @@ def _parse(path: Path, content: bytes) -> dict[str, list[Any]]:
 class _Reader:
     """Collects the problems of one file while its three lists are read."""
 
-    def __init__(self, path: Path, split: str) -> None:
+    def __init__(self, path: Path, split: str, group_column: str) -> None:
         self.path = path
         self.split = split
+        self._group_column = group_column
         self.problems: list[Problem] = []
 
     def add(self, broken: BrokenRule, image: ImageEntry | None = None, **about: Any) -> None:
@@ -186,14 +193,18 @@ class _Reader:
                 self.add(broken)
                 continue
             name = entry.get("file_name")
-            about: dict[str, Any] = {"image_id": identity, "file_name": name if isinstance(name, str) else None}
+            shown_name = _printable(name) if isinstance(name, str) else None
+            about: dict[str, Any] = {"image_id": identity, "file_name": shown_name}
             try:
                 if counts[identity] > 1:
                     raise BrokenRule(
                         "duplicate_image_id", f"image id {identity} must be there once, got {counts[identity]}"
                     )
                 height, width = _image_size(entry)
-                found[identity] = ImageEntry(id=identity, file_name=_file_name(entry), height=height, width=width)
+                group = group_in_column(entry, self._group_column) if self._group_column else None
+                found[identity] = ImageEntry(
+                    id=identity, file_name=_file_name(entry), height=height, width=width, group=group
+                )
             except BrokenRule as broken:
                 self.add(broken, **about)
                 # Its annotations are not for an unknown image; size 1 × 1 is never used, for the image is left out.
@@ -289,6 +300,11 @@ def _image_size(entry: dict[str, Any]) -> tuple[int, int]:
     return height, width
 
 
+def _printable(text: str) -> str:
+    """As it is, or quoted where it would break a line or an encoding."""
+    return text if text.isprintable() else shown(text)
+
+
 def _file_name(entry: dict[str, Any]) -> str:
     name = _text(entry, "file_name")
     if re.search(r"[\x00-\x1f]", name):
@@ -297,4 +313,6 @@ def _file_name(entry: dict[str, Any]) -> str:
         raise BrokenRule("file_name_absolute", f"file_name must be relative to the image folder, got {shown(name)}")
     if ".." in re.split(r"[/\\]", name):
         raise BrokenRule("file_name_climbs", f"file_name must not leave the image folder, got {shown(name)}")
+    if not PurePosixPath(name.replace("\\", "/")).name:
+        raise BrokenRule("file_name_type", f"file_name must name a file, got {shown(name)}")
     return name

@@ -12,9 +12,10 @@ from seg.data.build import Build
 from seg.data.coco import Problem
 from seg.data.export import Export
 from seg.data.files import HashCache
+from seg.data.images import EXIF
 from seg.data.manifest import MANIFEST, Manifest
-from seg.data.masks import CROWDS
-from seg.data.splits import DivisionSettings, check_split
+from seg.data.masks import CROWDS, OVERLAPS
+from seg.data.splits import OFFICIAL, DivisionSettings, check_split
 from seg.errors import UserError
 
 ON_BAD = ("fail", "skip")
@@ -39,9 +40,11 @@ def convert(
     categories: str = "all",
     crowds: str = "ignore",
     on_bad: str = "fail",
-    exif: bool = False,
+    exif: str = "ignore",
+    overlaps: str = "union",
     split: str = "official",
     group_pattern: str = "",
+    group_column: str = "",
     split_seed: int = 0,
     jobs: int = 0,
     progress: bool = True,
@@ -58,10 +61,13 @@ def convert(
         categories: names of the foreground categories, separated by commas, or `all`.
         crowds: what crowd regions are, `ignore` or `foreground`; where every annotation is a crowd, foreground.
         on_bad: at a broken rule, `fail` with the full list, or `skip` the images concerned.
-        exif: rotate images as their EXIF data asks.
+        exif: the rotation that EXIF data asks for: `ignore` it, or `rotate` the image.
+        overlaps: objects that share pixels: `union`, the pixels are foreground once; `refuse`, a broken rule.
         split: `official`, `grouped` or `kfold:K/I`; see `seg.data.splits`.
         group_pattern: regular expression on the file names whose first group names an image's group; empty: groups
             are found from numbered series and similarity.
+        group_column: key of the image entries whose value names the group, such as `patient` or `extra.patient`;
+            empty: none. Not together with `group_pattern`.
         split_seed: of the assignment of groups to splits.
         jobs: worker processes; 0 means one per core.
         progress: show a bar on stderr when it takes over two seconds.
@@ -71,21 +77,32 @@ def convert(
         UserError: if an argument is out of its range, the export is not usable, or the workspace cannot be written.
         BadDataError: if rules are broken and `on_bad` is `fail`.
     """
-    for name, value, known in (("on_bad", on_bad, ON_BAD), ("crowds", crowds, CROWDS)):
+    choices = (
+        ("on_bad", on_bad, ON_BAD),
+        ("crowds", crowds, CROWDS),
+        ("exif", exif, EXIF),
+        ("overlaps", overlaps, OVERLAPS),
+    )
+    for name, value, known in choices:
         if value not in known:
             raise UserError(f"{name} must be one of {', '.join(known)}, got '{value}'.")
-    for name, number, least in (("image_size", image_size, 1), ("jobs", jobs, 0)):
+    for name, number, least in (("image_size", image_size, 1), ("jobs", jobs, 0), ("split_seed", split_seed, 0)):
         if number < least:
             raise UserError(f"{name} must be at least {least}, got {number}.")
-    division = DivisionSettings(check_split(split), group_pattern, split_seed)
+    if group_pattern and group_column:
+        raise UserError(
+            f"group_pattern and group_column must not both be given, got '{group_pattern}' and '{group_column}'; "
+            "drop one."
+        )
+    division = DivisionSettings(check_split(split), group_pattern, group_column, split_seed)
     started = time.monotonic()
-    export = Export(data, categories, crowds)
+    export = Export(data, categories, crowds, group_column if division.split != OFFICIAL else "")
     try:
         (workspace / "datasets").mkdir(parents=True, exist_ok=True)
         cache = HashCache(workspace / "hashes.json")
         export.locate_images(cache)
         cache.save()
-        build = Build(export, image_size, exif, division, jobs or os.cpu_count() or 1, progress)
+        build = Build(export, image_size, exif, overlaps, division, jobs or os.cpu_count() or 1, progress)
         folder = workspace / "datasets" / build.key
         with _building_place(workspace / "building", build.key) as partial:
             up_to_date = (folder / MANIFEST).exists()

@@ -46,11 +46,13 @@ class Export:
         problems: every broken rule so far.
     """
 
-    def __init__(self, data: Path, categories: str, crowds: str) -> None:
+    def __init__(self, data: Path, categories: str, crowds: str, group_column: str = "") -> None:
         self.data = data
         self.categories = categories
         self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
-        self.files: dict[str, AnnotationFile] = {name: _read(source) for name, source in self.sources.items()}
+        self.files: dict[str, AnnotationFile] = {
+            name: _read(source, group_column) for name, source in self.sources.items()
+        }
         self.images: dict[str, list[ExportedImage]] = {}
         self.problems = [problem for file in self.files.values() for problem in file.problems]
         everything = {category for file in self.files.values() for category in file.categories}
@@ -119,12 +121,12 @@ class Export:
         return [asdict(category) | {"annotations": counts[category], "used": used[category]} for category in used]
 
 
-def _read(source: SplitSource) -> AnnotationFile:
+def _read(source: SplitSource, group_column: str) -> AnnotationFile:
     try:
         content = source.annotations.read_bytes()
     except OSError as error:
         raise UserError(f"{source.annotations} cannot be read ({error.strerror}); check it.") from None
-    file = read_annotations(source.annotations, content, source.name)
+    file = read_annotations(source.annotations, content, source.name, group_column)
     if not file.images:
         reason = str(file.problems[0]) if file.problems else "its list of images is empty"
         raise UserError(f"split {source.name} must have at least one usable image ({reason}); export it again.")

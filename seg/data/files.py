@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from seg.data.images import MAX_BYTES
 from seg.data.segmentation import BrokenRule
 
-MAX_BYTES = 256 * 1024 * 1024
 _RACY = 2 * 10**9  # ns; a file this young may change again within one tick of the file system's clock
 _THREADS = 4
 _BATCH = 64  # files; one at a time, handing over takes as long as hashing

@@ -24,9 +24,11 @@ import numpy as np
 
 from seg.errors import UserError
 
+MAX_BYTES = 256 * 1024 * 1024  # of an encoded file
 MAX_SIDE = 32_768
-MAX_PIXELS = 64 * 1024 * 1024  # 200 MB as RGB: two workers stay below 1 GB
+MAX_PIXELS = 64 * 1024 * 1024  # 200 MB as RGB
 IGNORE = 255
+_ROWS = 1024  # worked on at once where the steps between take memory
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _REDUCED = {  # how OpenCV is told to decode at 1/n of the size
@@ -35,6 +37,8 @@ _REDUCED = {  # how OpenCV is told to decode at 1/n of the size
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+
+EXIF = ("ignore", "rotate")  # what happens to the rotation that EXIF data asks for
 
 
 def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None = None) -> np.ndarray:
@@ -54,11 +58,7 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
         UserError: if the data is not such a file, is cut off or damaged, or is larger than `MAX_PIXELS`.
     """
     height, width = header_size(data)
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
-        raise UserError(
-            f"an image must have at most {MAX_PIXELS} pixels and sides of at most {MAX_SIDE}, "
-            f"got {width}×{height} in its header; make it smaller."
-        )
+    check_size(height, width)
     if data.startswith(_PNG):
         _check_png_chunks(data)
     elif data.startswith(_JPEG):
@@ -71,7 +71,22 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
         raise UserError(f"the image cannot be decoded ({error.err}); export it again.") from None
     if image is None:
         raise UserError("the image is damaged and cannot be decoded; export it again.")
+    stated = (height // reduction, width // reduction)
+    if image.shape[:2] != stated and not (exif and image.shape[1::-1] == stated):
+        raise UserError(
+            f"the image's header states a size of {width}×{height}, and it decodes to another one "
+            f"({image.shape[1]}×{image.shape[0]}); export it again."
+        )
     return to_rgb8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if reduction > 1 else image)
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises UserError if an image is larger than `MAX_PIXELS` or one of its sides longer than `MAX_SIDE`."""
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        raise UserError(
+            f"an image must have at most {MAX_PIXELS} pixels and sides of at most {MAX_SIDE}, "
+            f"got {width}×{height}; make it smaller."
+        )
 
 
 def header_size(data: bytes) -> tuple[int, int]:
@@ -106,22 +121,22 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
     """Converts an array to RGB with 8 bits, shape (height, width, 3), uint8.
 
     Args:
-        image: shape (height, width), (height, width, 1), RGB (…, 3) or RGBA (…, 4); uint8, uint16 (divided by
-            257), bool (0 and 255), or floating point in [0, 1].
+        image: grey (height, width) or (height, width, 1), grey and alpha (…, 2), RGB (…, 3) or RGBA (…, 4); uint8,
+            uint16 (divided by 257; either byte order), bool (0 and 255), or floating point in [0, 1].
 
     Raises:
         UserError: on any other shape or type, on an empty array and on numbers outside [0, 1].
     """
     if image.ndim == 2:
         image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
+    if image.ndim != 3 or image.shape[2] not in (1, 2, 3, 4) or not image.size:
         raise UserError(
-            f"an image must have shape (height, width) or (height, width, 1, 3 or 4), got {image.shape}; "
+            f"an image must have shape (height, width) or (height, width, 1 to 4), got {image.shape}; "
             "pass one image at a time."
         )
-    image = image[..., :3]
-    if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    image = image[..., :1] if image.shape[2] == 2 else image[..., :3]
+    if image.dtype in (np.dtype(">u2"), np.dtype("<u2")):
+        image = _eight_bits(image)
     elif image.dtype == np.bool_:
         image = image * np.uint8(255)
     elif np.issubdtype(image.dtype, np.floating):
@@ -136,10 +151,9 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes an RGB image to (height, width, 3), uint8."""
-    red, green, blue = cv2.split(image)
-    if np.array_equal(red, green) and np.array_equal(red, blue):
+    if _is_grey(image):
         # Grey stored as colour is the rule in medicine; one channel gives the same numbers in a third of the time.
-        return cv2.merge([_resize(red, height, width)] * 3)
+        return cv2.merge([_resize(cv2.extractChannel(image, 0), height, width)] * 3)
     return _resize(image, height, width)
 
 
@@ -161,6 +175,22 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 def resize_probability(probability: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes probabilities, shape (height, width), to the given size, float32."""
     return _resize(probability.astype(np.float32, copy=False), height, width)
+
+
+def _eight_bits(image: np.ndarray) -> np.ndarray:
+    """uint16 divided by 257, rounded; some rows at a time, because the steps between take four times the memory."""
+    small = np.empty(image.shape, np.uint8)
+    for start in range(0, len(image), _ROWS):
+        small[start : start + _ROWS] = (image[start : start + _ROWS].astype(np.uint32) + 128) // 257
+    return small
+
+
+def _is_grey(image: np.ndarray) -> bool:
+    for start in range(0, len(image), _ROWS):
+        red, green, blue = cv2.split(image[start : start + _ROWS])
+        if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+            return False
+    return True
 
 
 def _resize_labels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -266,6 +296,10 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
     found = {}
     for index in range(count):
         entry = data[directory + 2 + 12 * index : directory + 14 + 12 * index]
-        tag, kind = struct.unpack(order + "HH", entry[:4])
-        (found[tag],) = struct.unpack(order + ("H" if kind == 3 else "I"), entry[8 : 10 if kind == 3 else 12])
+        tag, kind, length = struct.unpack(order + "HHI", entry[:8])
+        if tag in (256, 257):
+            # Of two sizes the decoder may take the other one, and then a small header hides a huge image.
+            if tag in found or kind not in (3, 4) or length != 1:
+                raise UserError("the TIFF's header must state one width and one height; export it again.")
+            (found[tag],) = struct.unpack(order + ("H" if kind == 3 else "I"), entry[8 : 10 if kind == 3 else 12])
     return found[257], found[256]

@@ -11,10 +11,11 @@ from pycocotools import mask as pycoco
 
 from seg.data.coco import Annotation, Category
 from seg.data.manifest import IGNORE
-from seg.data.segmentation import Polygons, RunLengths
+from seg.data.segmentation import BrokenRule, Polygons, RunLengths
 from seg.errors import UserError
 
 CROWDS = ("ignore", "foreground")
+OVERLAPS = ("union", "refuse")
 
 
 def used_categories(categories: Iterable[Category], wanted: str) -> set[str]:
@@ -59,6 +60,11 @@ def region(counts: bytes | str, height: int, width: int) -> np.ndarray:
     return pycoco.decode({"size": [height, width], "counts": counts})
 
 
+def run_lengths(mask: np.ndarray) -> str:
+    """A mask as compressed run lengths: shape (height, width), what is not 0 is foreground."""
+    return pycoco.encode(np.asfortranarray(mask != 0).view(np.uint8))["counts"].decode("ascii")
+
+
 def measure(segmentation: Polygons | RunLengths, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
     """The rasterised area in pixels, and its box as left, top, width, height; all 0 where it covers nothing."""
     counts = rasterise([segmentation], height, width)
@@ -73,6 +79,33 @@ def overlap(segmentations: Sequence[Polygons | RunLengths], height: int, width: 
     """Intersection over union of each two regions of one image, shape (regions, regions); none may be empty."""
     regions = [{"size": [height, width], "counts": rasterise([region], height, width)} for region in segmentations]
     return np.array(pycoco.iou(regions, regions, [0] * len(regions)))
+
+
+def refuse_overlaps(annotations: Iterable[Annotation], height: int, width: int, *, crowds: str) -> None:
+    """Checks that no two objects of an image share a pixel; ignored crowds are no objects.
+
+    Raises:
+        BrokenRule: if two do; names them.
+    """
+    taken = np.zeros((height, width), bool)
+    earlier: list[tuple[int, bytes]] = []
+    for annotation in annotations:
+        if annotation.crowd and crowds == "ignore":
+            continue
+        counts = rasterise([annotation.segmentation], height, width)
+        if counts is None:
+            continue
+        pixels = region(counts, height, width) == 1
+        if (pixels & taken).any():
+            shared = ((other, int((pixels & (region(area, height, width) == 1)).sum())) for other, area in earlier)
+            other, number = next(pair for pair in shared if pair[1])
+            raise BrokenRule(
+                "overlap",
+                f"annotations {other} and {annotation.id} must not overlap, and share {number} pixels; "
+                "separate them, or use overlaps=union",
+            )
+        taken |= pixels
+        earlier.append((annotation.id, counts))
 
 
 def example_mask(
@@ -98,7 +131,5 @@ def example_mask(
     ignored_counts = rasterise(ignored, height, width)
     if ignored_counts is not None:
         mask[(region(ignored_counts, height, width) == 1) & (mask == 0)] = IGNORE
-        ignored_counts = pycoco.encode(np.asfortranarray(mask == IGNORE).view(np.uint8))["counts"]
-    if counts is None:
-        counts = pycoco.encode(np.zeros((height, width), np.uint8, order="F"))["counts"]
-    return mask, counts.decode("ascii"), None if ignored_counts is None else ignored_counts.decode("ascii")
+    foreground = run_lengths(mask == 1) if counts is None else counts.decode("ascii")
+    return mask, foreground, None if ignored_counts is None else run_lengths(mask == IGNORE)

@@ -12,7 +12,7 @@ import numpy as np
 from seg.data.coco import Annotation, ImageEntry
 from seg.data.images import decode_image, header_size, resize_image, resize_mask
 from seg.data.manifest import IGNORE, Example
-from seg.data.masks import example_mask
+from seg.data.masks import example_mask, refuse_overlaps
 from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
 
@@ -60,15 +60,18 @@ class RecordWriter:
         folder: of the dataset; the `.npy` files exist at their full length.
         offsets: length of the header of each split's `.npy` file, in bytes.
         image_size: side of the records, in pixels.
-        crowds, exif: as in `convert`.
+        crowds, exif, overlaps: as in `convert`.
     """
 
-    def __init__(self, folder: Path, offsets: dict[str, int], image_size: int, crowds: str, exif: bool) -> None:
+    def __init__(
+        self, folder: Path, offsets: dict[str, int], image_size: int, *, crowds: str, exif: str, overlaps: str
+    ) -> None:
         self._folder = folder
         self._offsets = offsets
         self._image_size = image_size
         self._crowds = crowds
         self._exif = exif
+        self._overlaps = overlaps
         self._files: dict[str, int] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -79,6 +82,8 @@ class RecordWriter:
     def __call__(self, task: Task) -> Converted | BrokenRule:
         """Converts one image; a rule that its file breaks is returned, not raised."""
         try:
+            if self._overlaps == "refuse":
+                refuse_overlaps(task.annotations, task.image.height, task.image.width, crowds=self._crowds)
             image = self._image(task)
         except BrokenRule as broken:
             return broken
@@ -108,7 +113,7 @@ class RecordWriter:
         if hashlib.sha256(data).hexdigest() != task.sha256:
             raise BrokenRule("changed_file", f"{task.path} changed while it was converted; convert again")
         try:
-            image = decode_image(data, exif=self._exif, fit=(self._image_size, self._image_size))
+            image = decode_image(data, exif=self._exif == "rotate", fit=(self._image_size, self._image_size))
             height, width = header_size(data)
         except UserError as error:
             raise BrokenRule("image_refused", str(error)) from None

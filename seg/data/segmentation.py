@@ -55,7 +55,11 @@ def check_segmentation(value: Any, height: int, width: int) -> Polygons | RunLen
 
 def shown(value: Any) -> str:
     """A value from outside, short enough for a message."""
-    text = repr(value) if not isinstance(value, (dict, list)) else f"a {type(value).__name__}"
+    if isinstance(value, (dict, list)):
+        return f"a {type(value).__name__}"
+    if isinstance(value, int) and abs(value) >= 10**1000:  # Python refuses to write thousands of digits
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
 

@@ -50,11 +50,13 @@ class DivisionSettings:
     Attributes:
         split: as `check_split` returns it.
         group_pattern: regular expression on the file names; empty: groups are found.
+        group_column: key of the image entries that names their group; empty: none.
         seed: of the assignment of groups.
     """
 
     split: str = OFFICIAL
     group_pattern: str = ""
+    group_column: str = ""
     seed: int = 0
 
 
@@ -86,11 +88,11 @@ def divide(images: dict[str, list[ExportedImage]], settings: DivisionSettings, *
     Raises:
         UserError: if the pattern does not fit, or there are fewer groups than sides.
     """
-    split, group_pattern, seed = settings.split, settings.group_pattern, settings.seed
+    split, seed = settings.split, settings.seed
     if split == OFFICIAL:
         return Division(images, [])
     everything = [image for name in SPLITS for image in images[name]]
-    places = groups_by_pattern(everything, group_pattern) if group_pattern else find_groups(everything, jobs)
+    places = _places(everything, settings, jobs)
     strata = _strata(everything)
     if split == GROUPED:
         shares = [len(images[name]) / len(everything) for name in SPLITS]
@@ -101,6 +103,14 @@ def divide(images: dict[str, list[ExportedImage]], settings: DivisionSettings, *
         side_of = dict.fromkeys(range(folds), "train") | {fold % folds: "val", fold - 1: "test"}
     sides = assign([place.group for place in places], strata, shares, seed)
     return _without_gaps(everything, places, [side_of[side] for side in sides])
+
+
+def _places(images: Sequence[ExportedImage], settings: DivisionSettings, jobs: int) -> list[Place]:
+    if settings.group_column:
+        return [Place(str(image.entry.group)) for image in images]
+    if settings.group_pattern:
+        return groups_by_pattern(images, settings.group_pattern)
+    return find_groups(images, jobs)
 
 
 def assign(groups: Sequence[str], strata: Sequence[int], shares: Sequence[float], seed: int) -> list[int]:
@@ -134,7 +144,7 @@ def assign(groups: Sequence[str], strata: Sequence[int], shares: Sequence[float]
     if not all(filled):
         raise UserError(
             f"a split by groups needs at least {len(shares)} groups of about the same size, found {len(names)}; "
-            "use another group_pattern, fewer folds, or split=official."
+            "use another group_pattern or group_column, fewer folds, or split=official."
         )
     return [chosen[group] for group in groups]
 

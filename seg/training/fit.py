@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from seg.data.pipeline import training_dataset
 from seg.errors import UserError
 from seg.losses import get_loss
 from seg.models import build_model
+from seg.training.checkpoint import Checkpoints
 from seg.training.devices import effective_batch_size
 from seg.training.result import EpochReport, TrainResult
 from seg.training.validation import Validation
@@ -32,40 +33,55 @@ def fit(
     strategy: tf.distribute.Strategy,
     folder: Path,
     on_epoch: Callable[[EpochReport], bool] = lambda report: True,
+    checkpoints: Path | None = None,
 ) -> TrainResult:
     """Trains a model and leaves the weights of its best epoch, by `val_dice`, in `folder / MODEL`.
+
+    With `checkpoints`, a call that was interrupted goes on after its last whole epoch, and ends with the weights,
+    scores and history of one that was not, bit for bit on the same CPU.
 
     Args:
         config: what to train and how.
         manifest: the dataset; it has the splits `train` and `val`.
         strategy: the devices, from `make_strategy(config.devices)`.
         folder: where the model is written.
-        on_epoch: called after each epoch, when its model is saved; training stops if it returns False.
+        on_epoch: called after each epoch, when its model is saved; training stops if it returns False. A call that
+            goes on calls it for the epochs before, too.
+        checkpoints: folder for what it takes to go on; `folder` must then be the one of the interrupted call. None:
+            nothing is kept.
 
     Raises:
-        UserError: if configuration and dataset do not fit together.
+        UserError: if configuration and dataset do not fit together, or a checkpoint cannot be written or is of
+            another training.
         TrainingDiverged: if a loss is NaN or infinite; the model of the best epoch before stays.
     """
     _check(config, manifest)
     replicas = strategy.num_replicas_in_sync
     batch_size = effective_batch_size(config.batch_size, replicas)
-    batches = training_dataset(manifest, config, batch_size)
-
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         model = build_model(config)
         # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
         model.compile(optimizer=_optimizer(config), loss=get_loss(config.loss), jit_compile=False)
     validation = Validation(model, get_loss(config.loss), manifest, "val", batch_size, strategy)
-    course = _Course(config.patience, batch_size, validation, folder / MODEL, on_epoch)
-    model.fit(
-        batches,
-        epochs=config.epochs,
-        steps_per_epoch=manifest.splits["train"].examples // batch_size,
-        callbacks=[course],
-        shuffle=False,  # the dataset has its own order
-        verbose=0,
-    )
+    kept = None if checkpoints is None else Checkpoints(checkpoints, _identity(config, manifest, replicas))
+    course = _Course(config.patience, batch_size, validation, folder / MODEL, on_epoch, kept)
+    if kept is not None:
+        with strategy.scope():
+            course.replay(kept.restore(model))
+    done = len(course.history)
+    if done < config.epochs and not course.stopped:
+        model.fit(
+            training_dataset(manifest, config, batch_size, first_epoch=done + 1),
+            initial_epoch=done,
+            epochs=config.epochs,
+            steps_per_epoch=manifest.splits["train"].examples // batch_size,
+            callbacks=[course],
+            shuffle=False,  # the dataset has its own order
+            verbose=0,
+        )
+    if course.error is not None:
+        raise course.error
     if course.divergence:
         raise TrainingDiverged(f"{course.divergence}; use a learning_rate lower than {config.learning_rate:g}.")
     return TrainResult(
@@ -89,7 +105,9 @@ class _Course(keras.callbacks.Callback):
         history: the epochs' reports.
         best: the report of the saved model's epoch.
         stop_reason: as in `TrainResult`.
+        stopped: whether it decided to end before the last epoch.
         divergence: what was not finite, and when; empty while all is well.
+        error: that a checkpoint could not be written; None while all is well.
     """
 
     def __init__(
@@ -99,16 +117,27 @@ class _Course(keras.callbacks.Callback):
         validation: Validation,
         path: Path,
         on_epoch: Callable[[EpochReport], bool],
+        checkpoints: Checkpoints | None,
     ) -> None:
         super().__init__()
         self.history: list[EpochReport] = []
         self.stop_reason = "epochs"
+        self.stopped = False
         self.divergence = ""
+        self.error: UserError | None = None
         self._patience = patience
         self._batch_size = batch_size
         self._validation = validation
         self._path = path
         self._on_epoch = on_epoch
+        self._checkpoints = checkpoints
+        self._traced = False
+
+    def replay(self, history: Sequence[EpochReport]) -> None:
+        """Decides once more on the epochs of an interrupted call: its last decision may not have been heard."""
+        for report in history:
+            self.history.append(report)
+            self._decide(report)
 
     @property
     def best(self) -> EpochReport:
@@ -120,8 +149,9 @@ class _Course(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._steps += 1
-        if not self.history and batch == 0 and self.params["steps"] > 1:
+        if not self._traced and batch == 0 and self.params["steps"] > 1:
             # The very first step traces the model: it says nothing about the speed of training.
+            self._traced = True
             self._steps_start = time.perf_counter()
             self._steps = 0
 
@@ -146,7 +176,16 @@ class _Course(keras.callbacks.Callback):
         self.history.append(report)
         if self.best is report:
             _save(self.model, self._path)
+        if self._checkpoints is not None:
+            try:
+                self._checkpoints.save(self.model, self.history)
+            except UserError as error:
+                self.error = error
+                self.model.stop_training = True
+                return
         self._decide(report)
+        if self.stopped:
+            self.model.stop_training = True
 
     def _decide(self, report: EpochReport) -> None:
         if not self._on_epoch(report):
@@ -155,7 +194,12 @@ class _Course(keras.callbacks.Callback):
             self.stop_reason = "early_stopping"
         else:
             return
-        self.model.stop_training = True
+        self.stopped = True
+
+
+def _identity(config: TrainConfig, manifest: Manifest, replicas: int) -> dict[str, Any]:
+    """What decides the weights of every epoch."""
+    return {"config": config.as_dict(), "dataset_key": manifest.key, "replicas": replicas}
 
 
 def _save(model: keras.Model, path: Path) -> None:

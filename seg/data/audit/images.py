@@ -103,11 +103,15 @@ def _headers(context: Context) -> Iterator[Finding]:
     checks: tuple[tuple[str, str, Callable[[Header], bool], str, str, str], ...] = (
         (
             "exif_rotation",
-            "info" if context.manifest.settings.get("exif") else "warning",
+            "info" if context.manifest.settings.get("exif") == "rotate" else "warning",
             lambda header: header.orientation != 1,
             "with an EXIF rotation",
             "Viewers turn them, decoders for training often do not. Here they are "
-            + ("turned as EXIF asks." if context.manifest.settings.get("exif") else "kept as stored: EXIF is ignored."),
+            + (
+                "turned as EXIF asks."
+                if context.manifest.settings.get("exif") == "rotate"
+                else "kept as stored: EXIF is ignored."
+            ),
             "Look whether the mask lies on its object in the pictures here; if not, the annotations were drawn on the "
             "turned image.",
         ),

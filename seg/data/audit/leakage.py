@@ -9,9 +9,10 @@ import numpy as np
 from seg.data.audit import pictures
 from seg.data.audit.context import Context, Row
 from seg.data.audit.finding import Bars, Exhibit, Finding, counted
-from seg.data.baselines import baselines
+from seg.data.baselines import baselines, nearest_strangers_dice
 from seg.data.likeness import same_texture, small_picture, stranger_likeness
 from seg.data.series import place_in_series
+from seg.data.splits import GAP
 
 NEAR = 2  # numbers apart in a series
 _EXAMPLES = 4
@@ -19,6 +20,7 @@ _BLOCK = 512  # rows of the likeness matrix in memory at once
 _CANDIDATE = 0.97  # correlation of small pictures from which the detail is compared
 _LOOKUP = 0.1  # Dice by which copying must beat the constant mask to be worth a word
 _CHEAT = 0.2  # and to be an error
+_STRANGERS = f"nearest_image_beyond_±{GAP}"  # copied with the neighbours in the series left out
 
 
 def leakage(context: Context) -> Iterator[Finding]:
@@ -187,23 +189,30 @@ def _neighbours(context: Context, members: list[tuple[int, Row]]) -> Iterator[_P
 
 def _lookup(context: Context, leaks: bool) -> Finding:
     scores = {split: baselines(context.manifest, split) for split in context.manifest.splits if split != "train"}
+    without = {split: nearest_strangers_dice(context.manifest, split, GAP) for split in scores}
+    for split, score in without.items():
+        if score is not None:
+            scores[split][_STRANGERS] = score
     test = scores["test"]
     lead = test["nearest_image"] - max(test["best_constant"], test["all_background"])
     # Where nothing leaks, copying does well on simple pictures too: bright blobs on a dark ground.
     severity = "info" if lead <= _LOOKUP else "error" if leaks and lead > _CHEAT else "warning"
+    remembered = _STRANGERS in test and test["nearest_image"] - test[_STRANGERS] > lead / 2 > 0
     return Finding(
         rule="lookup_score",
         severity=severity,
         count=context.manifest.splits["test"].examples,
         title=f"Copying the mask of the nearest training image scores test Dice {test['nearest_image']:.3f}; "
-        f"the best constant mask {test['best_constant']:.3f}, all background {test['all_background']:.3f}",
-        meaning="None of the three has learned anything. A model is worth only what it scores above the best of them"
+        + (f"{test[_STRANGERS]:.3f} without the neighbours within ±{GAP} numbers; " if _STRANGERS in test else "")
+        + f"the best constant mask {test['best_constant']:.3f}, all background {test['all_background']:.3f}",
+        meaning=("Most of the score is memory of neighbours in the series. " if remembered else "")
+        + "None of these has learned anything. A model is worth only what it scores above the best of them"
         + (
             "; here a lookup table does so well that a score near it shows memory, not skill."
             if severity != "info"
             else "."
         ),
-        remedy="Read every score beside these three"
+        remedy="Read every score beside these"
         + (
             "; convert with split=grouped and see whether copying still scores."
             if severity != "info"

@@ -1,0 +1,91 @@
+"""Build a study's report again: one page that opens from a file, with the answer first and what it rests on below.
+
+    python -m experiments.report --study unet
+
+main and study log the same page to the study's own run when they end. It is made from the storage and the workspace;
+what these no longer hold, the page names. It goes to report.html in the output folder and to the study's run.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments import entry
+from experiments.options import OPTIONS, parser
+from experiments.storage import read_study
+from experiments.study_origin import StudyOrigin, command_line, origin_file
+from experiments.study_page import study_page
+from experiments.study_page.record import StudyRecord, gather
+from experiments.tracking import Tracker, git_commit
+from seg.errors import UserError
+from seg.page import write_whole
+
+PAGE = "report.html"
+OUTPUT = replace(OPTIONS["output"], default="report", help="folder for report.html and the audit that it links to")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return parser("report", __doc__, ["study", "storage", "workspace", "output"], output=OUTPUT)
+
+
+def note_origin(
+    verb: str, built: argparse.ArgumentParser, values: argparse.Namespace, run_id: str, tracking: str | None
+) -> None:
+    """Keeps with what a study is made, for its report, now and later.
+
+    Args:
+        verb: the entry point that makes it.
+        built, values: its parser and what that parsed.
+        run_id: of the study's MLflow run.
+        tracking: MLFLOW_TRACKING_URI, if it is set.
+    """
+    origin = StudyOrigin.here(command_line(verb, built, values, tracking), git_commit())
+    origin.save(origin_file(Path(values.workspace), values.study, run_id))
+
+
+def publish_page(study: str, storage: str, workspace: Path, tracker: Tracker) -> None:
+    """Logs the page of a study to its own run."""
+    record = gather(read_study(storage, study), workspace)
+    assert record.study.run_id is not None
+    tracker.log_text(record.study.run_id, _whole(study_page(record)), PAGE)
+
+
+def _whole(text: str) -> str:
+    """The text as UTF-8 holds it: file names may have half characters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    values = build_parser().parse_args(arguments)
+    launch = entry.read_launch()
+    study = read_study(values.storage, values.study)
+    tracker = Tracker(launch.tracking_uri, None)
+    record = gather(study, Path(values.workspace))
+    page = write(record, Path(values.output))
+    print(f"report: {page}")
+    if study.run_id is not None:
+        tracker.log_text(study.run_id, page.read_text(encoding="utf-8"), PAGE)
+        print(f"browse: {tracker.where_to_browse(study.run_id)}")
+    return 0
+
+
+def write(record: StudyRecord, output: Path) -> Path:
+    """Writes the page, and the audit that it links to beside it; returns the page's path.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / PAGE, study_page(record))
+        if record.audit is not None:
+            shutil.copytree(record.audit_folder, output / "audit", dirs_exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output must be a folder that can be written, got {output} ({error}).") from None
+    return output / PAGE
+
+
+if __name__ == "__main__":
+    entry.run(main)

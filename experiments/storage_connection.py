@@ -1,0 +1,69 @@
+"""The way to Optuna's storage: its URL, how it is shown without a password, and what a database refuses as one line."""
+
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import quote, quote_plus
+
+import optuna
+import sqlalchemy
+
+from seg.errors import UserError
+
+Result = TypeVar("Result")
+
+DEFAULT_STORAGE = "sqlite:///optuna.db"
+
+
+def parse_url(url: str) -> sqlalchemy.URL:
+    """Takes a storage URL apart.
+
+    Raises:
+        UserError: if it is none that a study can go on with. The message never shows a password.
+    """
+    try:
+        parsed = sqlalchemy.make_url(url)
+        backend = parsed.get_backend_name()
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        backend = ""  # the URL may hold a password: it is not shown
+    if backend not in ("sqlite", "postgresql"):
+        raise UserError("storage must be a URL like sqlite:///optuna.db or postgresql://user@host/database.")
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise UserError(f"storage must name a file, so that a study can go on; use {DEFAULT_STORAGE}.")
+    return parsed
+
+
+def displayed(url: str) -> str:
+    """The storage's URL as it may be shown: without its password, and without options, which may hold one."""
+    return parse_url(url).set(query={}).render_as_string(hide_password=True)
+
+
+def without_password(text: str, url: sqlalchemy.URL) -> str:
+    """A text, such as a driver's error, with the URL's passwords as `***`."""
+    secrets = [url.password, *(str(value) for name, value in url.query.items() if "pass" in name)]
+    for secret in filter(None, secrets):
+        for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
+            text = text.replace(form, "***")
+    return text
+
+
+def connect(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
+    """Optuna's storage at a URL; tables are created where they are missing."""
+    waiting = {"connect_args": {"timeout": 60}} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True}
+    return optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=waiting)
+
+
+def or_user_error(url: sqlalchemy.URL, action: Callable[[], Result]) -> Result:
+    """What `action` returns; what it raises about the database becomes one line.
+
+    Raises:
+        UserError: if the storage does not answer. The message never shows a password.
+    """
+    shown = url.set(query={}).render_as_string(hide_password=True)
+    try:
+        return action()
+    except ImportError:
+        raise UserError(f"storage {shown} needs a database driver; pip install 'psycopg[binary]'.") from None
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        detail = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
+        raise UserError(f"storage {shown} does not answer ({without_password(detail, url)}).") from None

@@ -1,0 +1,126 @@
+"""The top of the page: the question, the answer, and how the best model does on images that it never saw."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from experiments.comparison import arms, varied
+from experiments.progress import duration
+from experiments.study_page.record import StudyRecord
+from experiments.study_page.verdict import judge
+from seg.page import Html, element, facts
+
+_NOUNS = {"filters": "width", "loss": "loss"}
+_BASELINES = {
+    "nearest_image": "nearest image copied",
+    "best_constant": "best constant mask",
+    "all_background": "nothing anywhere",
+}
+
+
+def answer(record: StudyRecord) -> Html:
+    """The page's header."""
+    verdict = judge(record.study.rows, record.study.sampler)
+    return element(
+        "header",
+        element("p", f"Study {record.study.study}", class_="kind"),
+        element("h1", question(record)),
+        element("p", verdict.headline, class_=f"verdict {'info' if verdict.decided else 'warning'}"),
+        facts(_facts(record)),
+        element(
+            "div",
+            element("div", *(element("p", text) for text in (*verdict.reasons, *_test(record))), class_="answer"),
+            element("div", *_bars(record)),
+            class_="top",
+        ),
+    )
+
+
+def question(record: StudyRecord) -> str:
+    """What the study was to find out."""
+    names = varied(record.study.rows)
+    dataset = record.study.dataset_name
+    if not names:
+        return f"How well does a U-Net segment {dataset}?"
+    nouns = [
+        f"which {_NOUNS.get(name, name.replace('_', ' '))}" for name in sorted(names, key=lambda name: name != "loss")
+    ]
+    asked = nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
+    return f"{asked.capitalize()} for {dataset}?"
+
+
+def _facts(record: StudyRecord) -> dict[str, str]:
+    rows, found = record.study.rows, {}
+    if record.winner is not None and record.winner.val_dice is not None:
+        names = [arm.name for arm in arms(rows) if record.winner.number in arm.trials_finished]
+        found["best trial"] = f"{record.winner.number}: {names[0]}" if names else str(record.winner.number)
+        found["its validation Dice"] = f"{record.winner.val_dice:.3f}"
+    if record.evaluation:
+        found["its test Dice"] = f"{interval(record.evaluation['scores']['dice'])}"
+    found["trials"] = f"{sum(row.state == 'finished' for row in rows)} of {len(rows)} finished"
+    return found | {"training time": duration(sum(row.seconds or 0 for row in rows))}
+
+
+def interval(score: Mapping[str, float]) -> str:
+    return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def _test(record: StudyRecord) -> Iterator[str]:
+    """How the winner does on the test split, in words."""
+    if record.winner is None:
+        return
+    leading = arms(record.study.rows)[0]
+    if record.winner.number not in leading.trials_finished:
+        yield (
+            f"The best single trial, {record.winner.number}, is of another arm than the best mean; it is the one "
+            "that is scored and registered."
+        )
+    if record.evaluation is None:
+        yield "The best trial was not scored on the test split; main does that, study does not."
+        return
+    dice, examples = record.evaluation["scores"]["dice"], record.evaluation["examples"]
+    yield (
+        f"On {examples:,} test images, which no trial saw, trial {record.winner.number} has a Dice of "
+        f"{dice['mean']:.3f} (95 % interval: {dice['low']:.3f} to {dice['high']:.3f}). The "
+        "interval is about other images of the same kind, not about training again."
+    )
+    nearest = record.evaluation["baselines"].get("nearest_image")
+    if nearest is not None:
+        yield _beside_copying(dice, nearest)
+
+
+def _beside_copying(dice: Mapping[str, float], nearest: float) -> str:
+    copying = f"copying the mask of the training image that looks most alike, which scores {nearest:.3f}"
+    if dice["mean"] <= nearest:
+        return (
+            f"That is not better than {copying}: so far the model is worth no more than a look-up. See what the audit "
+            "says about images that are on both sides of the split, and train longer or wider."
+        )
+    if dice["low"] <= nearest:
+        return f"That is a little better than {copying}, but the interval reaches down to it: the lead is not certain."
+    return f"That is clearly better than {copying}."
+
+
+def _bars(record: StudyRecord) -> Iterator[Html]:
+    """The test score with its interval, above those of what learned nothing."""
+    if record.evaluation is None:
+        return
+    dice = record.evaluation["scores"]["dice"]
+    lines = [_bar("best trial", dice["mean"], dice)]
+    for name, label in _BASELINES.items():
+        if name in record.evaluation["baselines"]:
+            lines.append(_bar(label, record.evaluation["baselines"][name], None))
+    yield element("ul", *lines, class_="bars", aria_label="Dice on the test images")
+    yield element("p", "Dice on the test images; the bracket is the 95 % interval.", class_="note")
+
+
+def _bar(label: str, value: float, bounds: Mapping[str, Any] | None) -> Html:
+    parts = [element("span", style=f"width:{value:.1%}")]
+    if bounds:
+        low, high = bounds["low"], bounds["high"]
+        parts.append(element("i", class_="bracket", style=f"left:{low:.1%};width:{high - low:.1%}"))
+    return element(
+        "li",
+        element("span", label, class_="label"),
+        element("span", *parts, class_="track" if bounds else "track plain"),
+        element("b", f"{value:.3f}"),
+    )

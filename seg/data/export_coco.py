@@ -1,0 +1,144 @@
+"""A converted dataset back as a COCO export: its division, its merged masks, its images.
+
+    OUTPUT/train/_annotations.coco.json, and the images beside it; the same in valid/ and test/ (Roboflow's layout)
+
+`convert` of that folder gives the same masks and the same keys of the splits.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from seg.data.coco import Category
+from seg.data.coco_writer import CocoWriter, annotation_of
+from seg.data.layout import ROBOFLOW_ANNOTATIONS, find_splits
+from seg.data.manifest import Example, Manifest
+from seg.data.masks import region
+from seg.data.splits import OFFICIAL
+from seg.errors import UserError
+
+FOLDERS = {"train": "train", "val": "valid", "test": "test"}
+FOREGROUND = 1  # id of the one category
+_BAR_AFTER = 2  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written: images and annotations in all splits."""
+
+    images: int
+    annotations: int
+
+
+def export_coco(manifest: Manifest, data: Path, output: Path, *, segmentation: str = "rle") -> Exported:
+    """Writes a converted dataset as a COCO export, beside `output` first, then renamed.
+
+    Images are copied: a link out of the folder is refused by `convert`, and a hard link would carry what somebody does
+    to the copy back into the original. Image ids run on through the splits, in the order of the records.
+
+    Args:
+        manifest: of the dataset.
+        data: the export that it was converted from, which holds the images.
+        output: becomes the new export; must not exist, or be empty.
+        segmentation: `rle` or `polygon`. Ignored pixels become a crowd region, always as run lengths.
+
+    Raises:
+        UserError: if `output` is in use or cannot be written, or an image is not the one that was converted.
+    """
+    try:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"output must be a new or an empty folder, and {output} is not; choose another.")
+        place = output.resolve()
+        partial = place.with_name(f".{place.name}.partial.{os.getpid()}")
+        try:
+            partial.mkdir(parents=True)
+            exported = _write_splits(manifest, data, partial, segmentation)
+            partial.rename(place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"output must be a folder that can be written, got {output} ({error}).") from None
+    return exported
+
+
+def category_name(manifest: Manifest) -> str:
+    """The name of the only foreground category that has annotations; `foreground` where several were merged."""
+    names = {category["name"] for category in manifest.categories if category["used"] and category["annotations"]}
+    return names.pop() if len(names) == 1 else "foreground"
+
+
+def _write_splits(manifest: Manifest, data: Path, folder: Path, segmentation: str) -> Exported:
+    total = sum(summary.examples for summary in manifest.splits.values())
+    folders = _image_folders(manifest, data)
+    images = annotations = 0
+    with tqdm(total=total, desc="export", unit="image", delay=_BAR_AFTER) as bar:
+        for split in manifest.splits:
+            (folder / FOLDERS[split]).mkdir()
+            with CocoWriter(
+                folder / FOLDERS[split] / ROBOFLOW_ANNOTATIONS,
+                categories=[Category(id=FOREGROUND, name=category_name(manifest))],
+                info=_info(manifest, split),
+            ) as writer:
+                for example in manifest.examples(split):
+                    images += 1
+                    file_name = os.path.relpath(example.file_name, folders[split])
+                    _copy(example, data, folder / FOLDERS[split] / file_name)
+                    writer.add_image(images, file_name, height=example.height, width=example.width)
+                    for annotation in _annotations(example, images, segmentation):
+                        writer.add_annotation(annotation)
+                    bar.update()
+            annotations += writer.annotations
+    return Exported(images=images, annotations=annotations)
+
+
+def _image_folders(manifest: Manifest, data: Path) -> dict[str, Path]:
+    """The folder in the old export that the new file names of a split are relative to.
+
+    Names stay as they were in an official split; another division brings images of several folders together.
+    """
+    if manifest.split != OFFICIAL:
+        return dict.fromkeys(manifest.splits, Path())
+    root = data.resolve()
+    return {source.name: source.images.resolve().relative_to(root) for source in find_splits(data)}
+
+
+def _info(manifest: Manifest, split: str) -> dict[str, object]:
+    return {
+        "description": f"{manifest.name}, {split}: masks of a converted dataset",
+        "tool": "seg export_coco",
+        "dataset": manifest.name,
+        "dataset_key": manifest.key,
+        "split": manifest.split,
+        "split_key": manifest.splits[split].key,
+        "settings": manifest.settings,
+    }
+
+
+def _copy(example: Example, data: Path, path: Path) -> None:
+    try:
+        content = (data / example.file_name).read_bytes()
+    except OSError as error:
+        raise UserError(f"{data / example.file_name} cannot be read ({error.strerror}); run convert again.") from None
+    if hashlib.sha256(content).hexdigest() != example.sha256:
+        raise UserError(f"{data / example.file_name} must be the image that was converted; run convert again.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _annotations(example: Example, image_id: int, segmentation: str) -> Iterator[dict[str, Any]]:
+    """The foreground, unless there is none, and what is ignored."""
+    mask = region(example.mask, example.height, example.width)
+    if mask.any():
+        yield annotation_of(mask, image_id=image_id, category_id=FOREGROUND, segmentation=segmentation)
+    if example.ignore is not None:
+        ignored = region(example.ignore, example.height, example.width)
+        yield annotation_of(ignored, image_id=image_id, category_id=FOREGROUND, crowd=True)
+        if not mask.any():
+            # Where every annotation is a crowd, `convert` takes crowds for foreground; here they are not.
+            yield annotation_of(mask, image_id=image_id, category_id=FOREGROUND)

@@ -1,0 +1,52 @@
+"""What must hold of a study whatever died while it ran: Optuna and MLflow agree, and nothing was lost or done twice."""
+
+from pathlib import Path
+
+import mlflow
+import optuna
+
+from seg.config import TrainConfig
+
+FINISHED = optuna.trial.TrialState.COMPLETE
+
+
+def check_history(study: str, storage: str, tracking: str, workspace: Path, trials: int, kills: int) -> None:
+    """Asserts it.
+
+    Args:
+        trials: that the study was asked for, none of which fails by itself.
+        kills: processes that were killed; each may cost one epoch that is trained again.
+    """
+    database = optuna.storages.RDBStorage(storage)
+    loaded = optuna.load_study(study_name=study, storage=database)
+    asked = loaded.trials
+    database.engine.dispose()
+    client = mlflow.MlflowClient(tracking)
+    parent = client.get_run(loaded.user_attrs["run_id"])
+    runs = client.search_runs([parent.info.experiment_id])
+
+    assert {run.info.status for run in runs} <= {"FINISHED"}
+    assert [trial.state for trial in asked if "config" in trial.user_attrs] == [FINISHED] * trials
+    assert all(trial.state.is_finished() for trial in asked)
+    children = {run.data.tags["trial"]: run for run in runs if run.info.run_id != parent.info.run_id}
+    assert len(runs) == trials + 1  # no run that nobody knows
+    configs = set()
+    for trial in asked:
+        if trial.state == FINISHED:
+            run = children[str(trial.number)]
+            config = TrainConfig(**trial.user_attrs["config"])
+            configs.add(config)
+            assert trial.user_attrs["run_id"] == run.info.run_id
+            assert {name: str(value) for name, value in config.as_dict().items()} == run.data.params
+            assert trial.value == run.data.metrics["best_val_dice"]
+            epochs = list(range(1, config.epochs + 1))
+            assert list(trial.intermediate_values) == epochs
+            logged = client.get_metric_history(run.info.run_id, "val_dice")
+            assert sorted(metric.step for metric in logged) == epochs  # each once
+            assert {metric.step: metric.value for metric in logged} == trial.intermediate_values
+    assert len(configs) == trials  # no configuration ran twice
+    trained = [
+        line for path in workspace.glob("studies/*/trial_*/epochs.txt") for line in path.read_text().splitlines()
+    ]
+    assert len(trained) <= sum(config.epochs for config in configs) + kills
+    assert not list(workspace.glob("studies/*/*.checkpoints"))

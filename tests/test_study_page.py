@@ -1,0 +1,416 @@
+"""The report: complete, escaped, self-contained; what is missing is named; the entry point writes and logs it."""
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import cv2
+import mlflow
+import numpy as np
+import pytest
+
+from experiments import report
+from experiments.split_predictions import SplitPredictions, predictions_file
+from experiments.storage import StoredStudy, StudyIdentity, TrialRow, open_study
+from experiments.study_origin import StudyOrigin, origin_file
+from experiments.study_page import study_page
+from experiments.study_page.per_image import MOST_ROWS
+from experiments.study_page.pictures import agree, different, quantiles
+from experiments.study_page.record import ImageRow, StudyRecord, gather
+from experiments.study_result import final_folder, trial_folder
+from experiments.tracking import Tracker
+from seg.config import TrainConfig
+from seg.data.manifest import Manifest
+from seg.errors import UserError
+from tests.study_setting import make_space
+from tests.test_page import Read
+from tests.tiny import write_tiny
+
+HOSTILE = "</td></style><script>alert('x')</script><img src=http://evil.example onerror=alert(1)>&\""
+RUNS = ("aaaaaaaa1", "bbbbbbbb2")
+INTERVAL = {"mean": 0.75, "low": 0.7, "high": 0.8}
+EVALUATION = {
+    "threshold": 0.5,
+    "examples": 5,
+    "empty": 1,
+    "scores": {"dice": INTERVAL},
+    "baselines": {"all_background": 0.1, "best_constant": 0.3, "nearest_image": 0.6},
+}
+
+
+def trial(number: int, loss: str, val_dice: float | None, **changes: object) -> TrialRow:
+    row = TrialRow(
+        number=number,
+        state="finished",
+        config=TrainConfig(loss=loss, image_size=16, depth=1, filters=2),
+        val_dice=val_dice,
+        run_id=RUNS[number] if number < len(RUNS) else None,
+        reason="",
+        seconds=90.0,
+        curve={1: 0.2, 2: val_dice or 0.1},
+    )
+    return replace(row, **changes)
+
+
+def write_workspace(folder: Path, file_name: str = "test/0.png", finding: str = "a finding") -> StoredStudy:
+    """A workspace with two finished trials, the second one scored on test, and one that failed."""
+    dataset = write_tiny(folder / "datasets" / "tiny-0")
+    study = StoredStudy(
+        study="unet",
+        dataset_key="tiny-0",
+        dataset_name="tiny",
+        split="official",
+        sampler="grid",
+        settings={"image_size": 16, "loss": ["bce", "dice"], "learning_rate": 0.001},
+        run_id="cccccccc3",
+        rows=(
+            trial(0, "bce", 0.5),
+            trial(1, "dice", 0.75),
+            trial(2, "dice", None, state="failed", reason="killed by SIGKILL"),
+        ),
+    )
+    for row, threshold in zip(study.rows, (0.2, 0.4), strict=False):
+        assert row.run_id is not None
+        job = trial_folder(folder, "unet", row.number, row.run_id)
+        job.mkdir(parents=True)
+        (job / "history.csv").write_text("epoch,images_per_second\n1,10\n2,30\n3,20\n")
+        (job / "result.json").write_text(json.dumps({"parameters": 1234}))
+        save_predictions(dataset, job, "val", threshold)
+    final = final_folder(job)
+    final.mkdir()
+    save_predictions(dataset, final, "test", 0.4)
+    (final / "evaluation.json").write_text(json.dumps(EVALUATION))
+    images = [image(index, file_name if index == 0 else f"test/{index}.png") for index in range(5)]
+    with (final / "per_image.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, asdict(images[0]))
+        table.writeheader()
+        table.writerows(asdict(row) for row in images)
+    audit = folder / "audits" / "tiny-0"
+    audit.mkdir(parents=True)
+    findings = [
+        {"severity": "info", "title": "a note", "count": 1},
+        {"severity": "error", "title": finding, "count": 1234},
+    ]
+    (audit / "audit.json").write_text(json.dumps({"key": "tiny-0", "findings": findings}))
+    (audit / "audit.html").write_text("<html>")
+    origin = StudyOrigin(
+        command="python -m experiments.main --data='my scans'", versions={"numpy": "2"}, git_commit="abc", machine="box"
+    )
+    origin.save(origin_file(folder, "unet", "cccccccc3"))
+    return study
+
+
+def save_predictions(dataset: Manifest, folder: Path, split: str, threshold: float) -> None:
+    """As of a model that sees how bright a pixel is."""
+    records = dataset.records(split)
+    bright = records[..., 0].astype(np.float32) / 255
+    SplitPredictions.of(records, bright, threshold, dataset.key).save(predictions_file(folder, split))
+
+
+def image(index: int, file_name: str) -> ImageRow:
+    return ImageRow(
+        index=index,
+        file_name=file_name,
+        dice=0.9 - index / 10,
+        dice_own_size=0.5,
+        iou=0.4,
+        true_positive=1000 + index,
+        false_positive=20,
+        false_negative=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
+    workspace = tmp_path_factory.mktemp("workspace")
+    return gather(write_workspace(workspace), workspace)
+
+
+@pytest.fixture(scope="module")
+def page(record: StudyRecord) -> str:
+    return study_page(record)
+
+
+class TestPage:
+    def test_the_question_and_the_answer_come_first(self, page: str) -> None:
+        text = Read(page).text
+        told = [
+            "Which loss for tiny?",
+            "dice scored highest, but the comparison is not decided: one seed per arm.",
+            "0.750 [0.700, 0.800]",
+            "On 5 test images, which no trial saw, trial 1 has a Dice of 0.750 (95 % interval: 0.700 to 0.800).",
+            "That is clearly better than copying the mask",
+            "The arms compared",
+            "Learning curves",
+            "What the best trial sees",
+            "Where the best two arms disagree",
+            "Image by image",
+            "What the audit found in the data",
+            "Trials and what they cost",
+            "python -m experiments.main --data='my scans'",
+        ]
+        places = [text.find(part) for part in told]
+        assert -1 not in places
+        assert places == sorted(places)
+
+    def test_it_needs_no_network_and_links_within_itself(self, page: str) -> None:
+        tags = Read(page).tags
+        sources = [attributes["src"] or "" for tag, attributes in tags if tag == "img"]
+        assert all(re.match("data:image/(png|jpeg|svg[+]xml);base64,", source) for source in sources)
+        anchors = {attributes.get("href") for tag, attributes in tags if tag == "a"}
+        sections = {f"#{attributes['id']}" for tag, attributes in tags if tag == "section"}
+        assert anchors == sections | {"audit/audit.html"}
+        assert [tag for tag, _ in tags].count("script") == 1
+        assert "link" not in [tag for tag, _ in tags]
+        assert "url(" not in page
+
+    def test_best_median_and_worst_in_four_tiles_each(self, page: str) -> None:
+        captions = re.findall("<figcaption>(image|truth|prediction|difference)</figcaption>", page)
+        assert captions[: 3 * 4] == ["image", "truth", "prediction", "difference"] * 3
+        assert re.findall("(Best|Median|Worst) image: Dice", page) == ["Best", "Median", "Worst"]
+
+    def test_disagreements_show_both_predictions(self, page: str) -> None:
+        assert "Trial 1 (dice) and trial 0 (bce) on the 7 validation images" in page
+        assert len(re.findall(r"<figcaption>dice: Dice [01]\.\d{3}</figcaption>", page)) >= 1
+
+    def test_images_are_sorted_and_sortable(self, page: str) -> None:
+        table = page[page.index('id="images"') : page.index('id="audit"')]
+        assert re.findall(r"<td>test/(\d).png</td>", table) == ["4", "3", "2", "1", "0"]
+        assert '<td data-value="0.5">0.500</td>' in table
+        assert '<td data-value="1007.0">1,007</td><td data-value="1024.0">1,024</td>' in table
+        assert 'class="sortable"' in table
+
+    def test_audit_the_worst_first(self, page: str) -> None:
+        assert page.index("a finding") < page.index("a note")
+        assert "<b>1,234</b>" in page
+
+    def test_cost(self, page: str) -> None:
+        table = page[page.index('id="trials"') : page.index('id="provenance"')]
+        assert "2 finished, 1 failed; 4 min of training in total" in table  # 3 · 90 s
+        # Trial, loss, state, val_dice, epochs, parameters, the median speed, time.
+        assert Read(table).text.count("finished0.75031,23420.02 min") == 1
+        assert "killed by SIGKILL" in table
+
+    def test_what_was_run(self, page: str) -> None:
+        text = Read(page).text
+        for part in ("learning_rate0.001", "lossbce,dice", "keytiny-0", "codeabc", "numpy2", "MLflow runcccccccc3"):
+            assert part in text
+
+
+class TestHostile:
+    """Names from outside are text wherever they appear."""
+
+    def test_every_name_is_escaped(self, tmp_path: Path) -> None:
+        study = write_workspace(tmp_path, file_name=HOSTILE, finding=HOSTILE)
+        dataset = tmp_path / "datasets" / "tiny-0"
+        for split in ("val", "test"):
+            lines = [json.loads(line) for line in (dataset / f"{split}.jsonl").read_text().splitlines()]
+            (dataset / f"{split}.jsonl").write_text(
+                "".join(json.dumps(line | {"file_name": HOSTILE}) + "\n" for line in lines)
+            )
+        study = replace(
+            study,
+            dataset_name=HOSTILE,
+            split=HOSTILE,
+            settings={HOSTILE: HOSTILE},
+            rows=(*study.rows, trial(3, "bce", None, state="failed", reason=HOSTILE)),
+        )
+        origin = StudyOrigin(command=HOSTILE, versions={HOSTILE: HOSTILE}, git_commit=HOSTILE, machine=HOSTILE)
+        origin.save(origin_file(tmp_path, "unet", "cccccccc3"))
+        found = Read(study_page(gather(study, tmp_path)))
+        assert [tag for tag, _ in found.tags].count("script") == 1
+        assert not any("onerror" in attributes for _, attributes in found.tags)
+        assert all((attributes["src"] or "").startswith("data:") for tag, attributes in found.tags if tag == "img")
+        # Title, heading, pictures, table, finding, reason, settings, data, command, versions, footer.
+        assert found.text.count(HOSTILE) >= 20
+
+
+class TestMissing:
+    """What is gone is named, and the rest of the page stands."""
+
+    def test_nothing_but_the_storage(self, tmp_path: Path) -> None:
+        workspace = tmp_path / "full"
+        study = write_workspace(workspace)
+        text = Read(study_page(gather(study, tmp_path / "empty"))).text
+        for part in (
+            "The best trial was not scored on the test split",
+            "The dataset is no longer in the workspace",
+            "The best trial's files are no longer in the workspace.",
+            "No predictions on this dataset's validation split are left of trial 1 and 0.",
+            "was not scored image by image",
+            "This dataset was not audited",
+            "The study's own command is not known",
+            "python -m experiments.study --data=tiny --study=unet",
+        ):
+            assert part in text
+
+    def test_panels_of_an_older_version(self, record: StudyRecord, tmp_path: Path) -> None:
+        workspace = tmp_path / "old"
+        shutil.copytree(record.workspace, workspace)
+        for path in workspace.glob("studies/unet/*/*_predictions.npz"):
+            path.unlink()
+        final = next(workspace.glob("studies/unet/final_*"))
+        (final / "panels").mkdir()
+        cv2.imwrite(str(final / "panels" / "best_0.png"), np.zeros((20, 80, 3), np.uint8))
+        found = study_page(gather(record.study, workspace))
+        assert 'alt="best image of test"' in found
+        assert "No predictions of the test split are left, so the median image cannot be drawn." in found
+
+    def test_validation_where_test_was_not_used(self, record: StudyRecord, tmp_path: Path) -> None:
+        workspace = tmp_path / "unscored"
+        shutil.copytree(record.workspace, workspace)
+        shutil.rmtree(next(workspace.glob("studies/unet/final_*")))
+        assert "Best, median and worst of the 7 images of val." in study_page(gather(record.study, workspace))
+
+    @pytest.mark.parametrize(
+        "pattern", ["*/evaluation.json", "*/per_image.csv", "*/history.csv", "*/result.json", "*/*.npz", "study_*.json"]
+    )
+    @pytest.mark.parametrize("content", ["", "[]"])
+    def test_damaged_files(self, record: StudyRecord, tmp_path: Path, pattern: str, content: str) -> None:
+        shutil.copytree(record.workspace / "studies", tmp_path / "studies")
+        damaged = list((tmp_path / "studies" / "unet").glob(pattern))
+        assert damaged
+        for path in damaged:
+            path.write_text(content)
+        assert "Which loss for tiny?" in study_page(gather(record.study, tmp_path))
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": 1, "findings": [{}]}'])
+    def test_damaged_audit(self, record: StudyRecord, tmp_path: Path, content: str) -> None:
+        (tmp_path / "audits" / "tiny-0").mkdir(parents=True)
+        (tmp_path / "audits" / "tiny-0" / "audit.json").write_text(content)
+        assert "This dataset was not audited" in study_page(gather(record.study, tmp_path))
+
+    def test_predictions_of_another_dataset_are_not_drawn(self, record: StudyRecord, tmp_path: Path) -> None:
+        shutil.copytree(record.workspace, tmp_path / "other")
+        for path in (tmp_path / "other").glob("studies/unet/*/*_predictions.npz"):
+            replace(SplitPredictions.load(path), dataset_key="other").save(path)
+        assert "are left of trial 1 and 0" in study_page(gather(record.study, tmp_path / "other"))
+
+    def test_a_study_without_a_trial(self, tmp_path: Path) -> None:
+        study = replace(write_workspace(tmp_path), rows=())
+        text = Read(study_page(gather(study, tmp_path))).text
+        assert "No trial finished: there is no answer yet." in text
+        assert "How well does a U-Net segment tiny?" in text
+
+    def test_a_study_whose_only_trial_died(self, tmp_path: Path) -> None:
+        dead = TrialRow(number=0, state="failed", config=None, val_dice=None, run_id=None, reason="died", seconds=None)
+        study = replace(write_workspace(tmp_path), rows=(dead,))
+        assert "died" in Read(study_page(gather(study, tmp_path))).text
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("low", "mean", "words"),
+        [
+            (0.61, 0.7, "clearly better than copying"),
+            (0.55, 0.7, "a little better than copying"),
+            (0.5, 0.6, "not better than copying"),
+        ],
+    )
+    def test_beside_the_copy(self, record: StudyRecord, low: float, mean: float, words: str) -> None:
+        scores = {"dice": {"mean": mean, "low": low, "high": 0.8}}
+        assert words in study_page(replace(record, evaluation=EVALUATION | {"scores": scores}))
+
+    def test_the_best_trial_of_another_arm(self, record: StudyRecord) -> None:
+        # bce has the best mean (0.6), and dice the best trial (0.75, beside 0.25).
+        rows = (
+            trial(0, "bce", 0.6),
+            trial(1, "dice", 0.75),
+            trial(
+                2, "dice", 0.25, config=replace(TrainConfig(), loss="dice", image_size=16, depth=1, filters=2, seed=1)
+            ),
+        )
+        found = study_page(replace(record, study=replace(record.study, rows=rows)))
+        assert "The best single trial, 1, is of another arm than the best mean" in found
+
+
+def test_a_search_shows_what_made_the_difference(record: StudyRecord) -> None:
+    rates = (0.001, 0.002, 0.004, 0.008)
+    rows = tuple(
+        trial(number, "bce", 0.5 + number / 10, config=TrainConfig(learning_rate=rate), run_id=None)
+        for number, rate in enumerate(rates)
+    )
+    pruned = trial(4, "bce", 0.3, state="pruned", config=TrainConfig(learning_rate=0.1), run_id=None)
+    found = study_page(replace(record, study=replace(record.study, sampler="tpe", rows=(*rows, pruned))))
+    assert "Which learning rate for tiny?" in found
+    assert "The search found learning_rate 0.008" in found
+    assert 'alt="Share of the variance of validation Dice that each option explains"' in found
+    assert "4 finished, 1 pruned" in found
+
+
+def test_thousands_of_images_are_limited(record: StudyRecord) -> None:
+    images = tuple(image(0, f"{index}.png") for index in range(MOST_ROWS + 1))
+    found = study_page(replace(record, images=images))
+    assert found.count(".png</td>") == MOST_ROWS
+    assert "The 5,000 lowest are shown; all 5,001 are in final/per_image.csv." in found
+
+
+def predictions(*masks: list[int]) -> SplitPredictions:
+    packed = np.packbits(np.array(masks, np.uint8), axis=1)
+    return SplitPredictions(packed=packed, dice=np.zeros(len(masks)), image_size=2, dataset_key="key")
+
+
+def test_agreement_of_two_models() -> None:
+    one = predictions([1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0])
+    other = predictions([0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0])
+    # One pixel in common of 2 + 3: 2/5; both empty: 1; one of them empty: 0.
+    assert agree(one, other).tolist() == [0.4, 1.0, 0.0]
+    assert different(one, other).tolist() == [3, 0, 1]
+
+
+def test_quantiles_leave_out_what_is_empty() -> None:
+    masks = np.zeros((5, 1, 1), np.uint8)
+    masks[1:] = 1
+    dice = np.array([1.0, 0.2, 0.9, 0.5, 0.5])
+    assert quantiles(dice, masks) == {"Best": 2, "Median": 4, "Worst": 1}
+    assert quantiles(np.array([0.0]), np.zeros((1, 1, 1), np.uint8)) == {"Best": 0, "Median": 0, "Worst": 0}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with one finished trial in a real storage, and its run in a real MLflow store."""
+    home = tmp_path_factory.mktemp("home")
+    write_workspace(home / "workspace")
+    manifest = Manifest.load(home / "workspace" / "datasets" / "tiny-0")
+    identity = StudyIdentity(
+        study="unet", dataset_key="tiny-0", dataset_name="tiny", split="official", space=make_space()
+    )
+    with open_study(f"sqlite:///{home / 'optuna.db'}", identity) as store:
+        store.set_parent_run(Tracker(f"sqlite:///{home / 'mlflow.db'}", None).start_study("unet", {}, manifest))
+        store.ask(make_space().arms()[0])
+        store.report(0, 1, 0.5)
+        store.complete(0, 0.5)
+    return home
+
+
+class TestEntryPoint:
+    @pytest.fixture
+    def arguments(self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+        storage = f"sqlite:///{home / 'optuna.db'}"
+        return [f"--storage={storage}", f"--workspace={home / 'workspace'}", f"--output={tmp_path / 'out'}"]
+
+    def test_written_and_logged(
+        self, home: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert report.main(arguments) == 0
+        assert f"report: {tmp_path / 'out' / 'report.html'}" in capsys.readouterr().out
+        page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert (tmp_path / "out" / "audit" / "audit.html").is_file()
+        client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+        experiments = [entry.experiment_id for entry in client.search_experiments()]
+        (run,) = client.search_runs(experiments, "tags.study = 'unet'")
+        logged = client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))
+        assert Path(logged).read_text(encoding="utf-8") == page
+
+    def test_output_that_cannot_be_written(self, arguments: list[str], tmp_path: Path) -> None:
+        (tmp_path / "out").write_text("")
+        with pytest.raises(UserError, match="output must be a folder that can be written"):
+            report.main(arguments)
+
+    def test_a_study_that_is_not_there(self, arguments: list[str]) -> None:
+        with pytest.raises(UserError, match="study must be one of unet, got 'other'"):
+            report.main([*arguments, "--study=other"])
