@@ -32,6 +32,14 @@ class Option:
     choices: tuple[str, ...] | None = None
 
 
+def margin(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
 def threshold(text: str) -> float | None:
     """None for `tuned`, else the number."""
     if text == "tuned":
@@ -137,6 +145,21 @@ _RUNNER = {
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
     "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
+    "margin": Option(
+        type=margin, default=0.01, help="loss of mean test Dice that the paired 95 % interval must exclude, 0 to 1"
+    ),
+    "force": Option(
+        type=str,
+        default="no",
+        choices=("no", "yes"),
+        help="yes: promote whatever the comparison says; it is recorded on the version",
+    ),
+    "rollback": Option(
+        type=str,
+        default="no",
+        choices=("no", "yes"),
+        help="yes: instead of promoting, put the champion's alias back on the version that had it before",
+    ),
     "segmentation": Option(
         type=str,
         default="rle",

@@ -238,7 +238,8 @@ class Tracker:
             UserError: if the store has no such run, or the run no such artifact.
         """
         self._existing(run_id)
-        if path not in {file.path for file in self._client.list_artifacts(run_id)}:
+        parent = path.rpartition("/")[0] or None
+        if path not in {file.path for file in self._client.list_artifacts(run_id, parent)}:
             raise UserError(f"MLflow run {run_id} must have the artifact {path}, got none; choose a run that trained.")
         folder.mkdir(parents=True, exist_ok=True)
         return Path(self._client.download_artifacts(run_id, path, str(folder)))
