@@ -15,7 +15,7 @@ from seg.data.masks import used_categories
 from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
 
-CONVERTER = 1  # raise it when the same input would give other records
+CONVERTER = 2  # raise it when the same input would give other records
 
 
 @dataclass(frozen=True, kw_only=True)
