@@ -120,7 +120,10 @@ _RUNNER = {
         help="a registered model (models:/NAME@ALIAS, models:/NAME/VERSION) or the id of a run",
     ),
     "dataset_split": Option(
-        type=str, default="official", help="how the images are divided, as `split` has it in the other entry points"
+        type=str,
+        default="auto",
+        help="how the images are divided, as `split` has it in the other entry points; auto: as the model was trained, "
+        "with that run's group_pattern, group_column and split_seed",
     ),
     "threshold": Option(
         type=threshold,
