@@ -80,7 +80,7 @@ _RUNNER = {
         type=str,
         default="",
         help="regular expression on the file names whose first group is an image's group, for split=grouped and "
-        "kfold; empty: groups are found from numbered names and likeness",
+        "kfold, and for the audit of any split; empty: groups are found from numbered names and likeness",
     ),
     "group_column": Option(
         type=str,
