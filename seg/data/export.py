@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem, read_annotations
+from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem
+from seg.data.coco_reader import read_annotations
 from seg.data.files import HashCache, locate
 from seg.data.layout import SplitSource, find_splits
 from seg.data.masks import used_categories

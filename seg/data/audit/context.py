@@ -9,7 +9,8 @@ import numpy as np
 
 from seg.data.audit.headers import HEADER_BYTES, Header, read_header
 from seg.data.baselines import thumbnails
-from seg.data.coco import Annotation, AnnotationFile, ImageEntry, read_annotations
+from seg.data.coco import Annotation, AnnotationFile, ImageEntry
+from seg.data.coco_reader import read_annotations
 from seg.data.groups import compiled_pattern, group_in_name
 from seg.data.layout import SplitSource, find_splits
 from seg.data.manifest import Example, Manifest
