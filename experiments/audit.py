@@ -35,9 +35,14 @@ def report(values: argparse.Namespace, manifest: Manifest, folder: Path, stream:
     """Audits the dataset that the options name, writes the report and prints its summary.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or no image names its group as the options say.
     """
-    findings = audit(datasets.export_folder(values), manifest)
+    findings = audit(
+        datasets.export_folder(values),
+        manifest,
+        group_pattern=values.group_pattern,
+        group_column=values.group_column,
+    )
     try:
         page = write_report(findings, manifest, folder)
     except OSError as error:

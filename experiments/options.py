@@ -88,7 +88,7 @@ _RUNNER = {
         type=str,
         default="",
         help="regular expression on the file names whose first group is an image's group, for split=grouped and "
-        "kfold; empty: groups are found from numbered names and likeness",
+        "kfold, and for the audit of any split; empty: groups are found from numbered names and likeness",
     ),
     "group_column": Option(
         type=str,
@@ -136,7 +136,10 @@ _RUNNER = {
         help="a registered model (models:/NAME@ALIAS, models:/NAME/VERSION) or the id of a run",
     ),
     "dataset_split": Option(
-        type=str, default="official", help="how the images are divided, as `split` has it in the other entry points"
+        type=str,
+        default="auto",
+        help="how the images are divided, as `split` has it in the other entry points; auto: as the model was trained, "
+        "with that run's group_pattern, group_column and split_seed",
     ),
     "threshold": Option(
         type=threshold,

@@ -53,6 +53,7 @@ _STATUS: dict[State, str] = {
 }
 # A tag that MLflow's page reads and its Python has no name for; without it, it opens on tools for language models.
 _EXPERIMENT_KIND = "mlflow.experimentKind"
+DIVISION_TAGS = ("group_pattern", "group_column", "split_seed")  # beside `split`, where it is not the official one
 _DIGEST_LENGTH = 36  # what MLflow's database holds
 
 
@@ -191,6 +192,14 @@ class Tracker:
     def log_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Sets tags; a tag that is there already is replaced."""
         self._client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """The tags of a run.
+
+        Raises:
+            UserError: if the store has no such run.
+        """
+        return dict(self._existing(run_id).data.tags)
 
     def extend_note(self, run_id: str, markdown: str) -> None:
         """Adds to the description that the run got when it started or went on; MLflow's page shows it."""
@@ -346,6 +355,7 @@ def _as_text(value: Any) -> str:
 
 def _common_tags(manifest: Manifest) -> dict[str, str]:
     tags = {"dataset_key": manifest.key, "split": manifest.split}
+    tags |= {name: str(manifest.settings[name]) for name in DIVISION_TAGS if manifest.settings.get(name, "") != ""}
     if commit := git_commit():
         tags["git_commit"] = commit
     return tags

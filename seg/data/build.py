@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from seg.data.certificate import summarise_areas
 from seg.data.coco import Problem
 from seg.data.export import Export, image_problem
 from seg.data.manifest import SPLITS, Example, Manifest, SplitSummary
@@ -82,6 +83,11 @@ class Build:
             categories=self._export.category_map(),
             splits={name: self._finish(folder, name, results[name]) for name in SPLITS},
             left_out=[asdict(problem) for problem in self.problems],
+            areas=summarise_areas(
+                (converted.example.file_name, converted.example.areas)
+                for name in SPLITS
+                for _, converted in sorted(results[name].items())
+            ),
         ).save()
 
     def _convert(self, tasks: list[Task], writer: RecordWriter) -> dict[str, dict[int, Converted]]:

@@ -9,7 +9,9 @@ import numpy as np
 
 from seg.data.audit.headers import HEADER_BYTES, Header, read_header
 from seg.data.baselines import thumbnails
-from seg.data.coco import Annotation, AnnotationFile, ImageEntry, read_annotations
+from seg.data.coco import Annotation, AnnotationFile, ImageEntry
+from seg.data.coco_reader import read_annotations
+from seg.data.groups import compiled_pattern, group_in_name
 from seg.data.layout import SplitSource, find_splits
 from seg.data.manifest import Example, Manifest
 from seg.data.masks import measure
@@ -56,17 +58,23 @@ class Context:
     Attributes:
         data: folder of the export.
         manifest: of the converted dataset.
+        group_pattern, group_column: what names the groups; both empty: nothing does.
         sources, files: where the export's splits lie, and their annotation files.
 
     Raises:
         UserError: if the export cannot be read.
     """
 
-    def __init__(self, data: Path, manifest: Manifest) -> None:
+    def __init__(self, data: Path, manifest: Manifest, *, group_pattern: str = "", group_column: str = "") -> None:
         self.data = data
         self.manifest = manifest
+        self.group_pattern = group_pattern
+        self.group_column = group_column
+        converted_with = manifest.settings.get("group_column", "")
         self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
-        self.files: dict[str, AnnotationFile] = {name: _read(source) for name, source in self.sources.items()}
+        self.files: dict[str, AnnotationFile] = {
+            name: _read(source, converted_with) for name, source in self.sources.items()
+        }
         root = data.resolve()
         self._prefixes = {
             name: source.images.resolve().relative_to(root).as_posix() for name, source in self.sources.items()
@@ -94,6 +102,20 @@ class Context:
     def by_file_name(self) -> dict[str, Row]:
         """The examples by file name, relative to the export."""
         return {row.example.file_name: row for rows in self.rows.values() for row in rows}
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The given group of each image that has one, by file name relative to the export."""
+        if self.group_column:
+            # Read anew: an official split was converted without looking at the column, and keeps images without it.
+            files = {name: _read(source, self.group_column) for name, source in self.sources.items()}
+            entries = ((name, image) for name, file in files.items() for image in file.images)
+            return {self.file_name(name, image): str(image.group) for name, image in entries}
+        if self.group_pattern:
+            pattern = compiled_pattern(self.group_pattern)
+            found = {name: group_in_name(pattern, row.name) for name, row in self.by_file_name.items()}
+            return {name: group for name, group in found.items() if group is not None}
+        return {}
 
     @cached_property
     def headers(self) -> dict[str, Header]:
@@ -137,9 +159,9 @@ class Context:
                 )
 
 
-def _read(source: SplitSource) -> AnnotationFile:
+def _read(source: SplitSource, group_column: str) -> AnnotationFile:
     try:
         content = source.annotations.read_bytes()
     except OSError as error:
         raise UserError(f"{source.annotations} cannot be read ({error.strerror}); check it.") from None
-    return read_annotations(source.annotations, content, source.name)
+    return read_annotations(source.annotations, content, source.name, group_column)
