@@ -17,7 +17,7 @@ from seg.data.manifest import SPLITS, Example, Manifest, SplitSummary
 from seg.data.record import Converted, RecordWriter, Task
 from seg.data.segmentation import BrokenRule
 from seg.data.splits import OFFICIAL, DivisionSettings, divide
-from seg.data.workers import Died, map_in_processes
+from seg.data.workers import Died, Processes, map_in_processes
 from seg.errors import UserError
 
 _BAR_AFTER = 2  # seconds
@@ -63,8 +63,8 @@ class Build:
         self.key = export.key({"image_size": image_size, "split": division.split} | self._settings)
         self.problems: list[Problem] = list(export.problems)
 
-    def run(self, folder: Path) -> None:
-        """Writes the whole dataset into a new folder, its manifest last."""
+    def run(self, folder: Path, processes: Processes) -> None:
+        """Writes the whole dataset into a new folder, its manifest last; `processes` may wait already."""
         folder.mkdir()
         divided = divide(self._export.images, self._division, jobs=self._jobs)
         self._export.images = divided.images
@@ -72,7 +72,8 @@ class Build:
         tasks = [task for name in SPLITS for task in self._tasks(folder, name)]
         offsets = {name: self._allocate(folder, name) for name in SPLITS}
         policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
-        results = self._convert(tasks, RecordWriter(folder, offsets, self._image_size, **policies))
+        writer = RecordWriter(folder, offsets, self._image_size, **policies)
+        results = self._convert(tasks, writer, processes)
         Manifest(
             folder=folder,
             key=self.key,
@@ -90,12 +91,14 @@ class Build:
             ),
         ).save()
 
-    def _convert(self, tasks: list[Task], writer: RecordWriter) -> dict[str, dict[int, Converted]]:
+    def _convert(
+        self, tasks: list[Task], writer: RecordWriter, processes: Processes
+    ) -> dict[str, dict[int, Converted]]:
         """The converted images by split and row; the others become problems."""
         results: dict[str, dict[int, Converted]] = {name: {} for name in SPLITS}
         bar = tqdm(total=len(tasks), desc="convert", unit="image", delay=_BAR_AFTER, disable=not self._progress)
         with bar:
-            for index, result in map_in_processes(writer, tasks, self._jobs):
+            for index, result in map_in_processes(writer, tasks, self._jobs, processes=processes):
                 bar.update()
                 task = tasks[index]
                 if isinstance(result, Died):
