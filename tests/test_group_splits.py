@@ -24,7 +24,9 @@ SIDES = (0, 4, 8, 12, 16)  # of the square object in pixels; 0 is an image witho
 def conversion_in_this_process() -> Iterator[None]:
     """Starting processes takes most of a small conversion, and how the images are divided does not depend on them."""
 
-    def here(function: Callable[[Any], Any], items: Sequence[Any], jobs: int) -> Iterator[tuple[int, Any]]:
+    def here(
+        function: Callable[[Any], Any], items: Sequence[Any], jobs: int, processes: Any
+    ) -> Iterator[tuple[int, Any]]:
         return enumerate(map(function, items))
 
     with pytest.MonkeyPatch.context() as patch:

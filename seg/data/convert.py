@@ -20,6 +20,7 @@ from seg.data.workers import Processes
 from seg.errors import UserError
 
 ON_BAD = ("fail", "skip")
+_IMAGES_PER_PROCESS = 100  # from which it pays to start one early
 
 
 class BadDataError(UserError):
@@ -103,7 +104,9 @@ def convert(
         datasets = workspace / "datasets"
         datasets.mkdir(parents=True, exist_ok=True)
         # Where nothing was converted yet, there will be work: the processes start while the files are hashed.
-        with Processes(0 if any(datasets.iterdir()) else jobs, "seg.data.record") as processes:
+        images = sum(len(file.images) for file in export.files.values())
+        early = 0 if any(datasets.iterdir()) else min(jobs, images // _IMAGES_PER_PROCESS)
+        with Processes(early, "seg.data.record") as processes:
             cache = HashCache(workspace / "hashes.json")
             export.locate_images(cache)
             cache.save()
