@@ -136,7 +136,14 @@ _RUNNER = {
         help="probability, between 0 and 1, from which a pixel is foreground; tuned: as validation had it",
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
-    "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
+    "output": Option(type=str, default="predictions", help="folder for masks, overlays and COCO results"),
+    "tta": Option(
+        type=str,
+        default="none",
+        choices=("none", "flips"),
+        help="test-time augmentation: none; or flips, the mean of an image and its three mirror images, in four times "
+        "the time",
+    ),
     "segmentation": Option(
         type=str,
         default="rle",
