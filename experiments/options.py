@@ -147,7 +147,6 @@ _RUNNER = {
         help="probability, between 0 and 1, from which a pixel is foreground; tuned: as validation had it",
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
-    "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
     "margin": Option(
         type=margin, default=0.01, help="loss of mean test Dice that the paired 95 % interval must exclude, 0 to 1"
     ),
@@ -162,6 +161,14 @@ _RUNNER = {
         default="no",
         choices=("no", "yes"),
         help="yes: instead of promoting, put the champion's alias back on the version that had it before",
+    ),
+    "output": Option(type=str, default="predictions", help="folder for masks, overlays and COCO results"),
+    "tta": Option(
+        type=str,
+        default="none",
+        choices=("none", "flips"),
+        help="test-time augmentation: none; or flips, the mean of an image and its three mirror images, in four times "
+        "the time",
     ),
     "segmentation": Option(
         type=str,

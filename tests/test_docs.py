@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.small_export import write_export
+from seg.data.demo import write_demo
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -36,7 +36,7 @@ def commands() -> list[tuple[str, str]]:
 
 def verb_and_options(command: str) -> tuple[str, list[str]] | None:
     """The entry point that a command starts, and its options as flags; None for any other command."""
-    words = [word for word in shlex.split(command, comments=True)]
+    words = shlex.split(command, comments=True)
     if words[:2] == ["mlflow", "run"]:
         verb = words[words.index("-e") + 1] if "-e" in words else "main"
         given = [words[place + 1] for place, word in enumerate(words) if word == "-P"]
@@ -90,7 +90,7 @@ def test_the_loss_of_the_page_is_one() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tutorial_runs(tmp_path: Path) -> None:
-    write_tutorial_export(tmp_path / "export")
+    write_demo(tmp_path / "export", train=6, valid=3, test=3)  # patients
     for block in blocks(ROOT / "docs/tutorial.md", "bash"):
         for command in block.strip().splitlines():
             words = shlex.split(command)
