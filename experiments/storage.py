@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
@@ -180,6 +181,18 @@ def open_study(url: str, identity: StudyIdentity) -> Iterator[StudyStore]:
         yield StudyStore(study, storage, identity.space)
 
 
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Opens a storage that exists, for those who look at it.
+
+    Raises:
+        UserError: if it does not answer or is none. The message never shows a password.
+    """
+    parsed = _parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).is_file():
+        raise UserError(f"storage must name a file that exists, got {parsed.database}; run a study first.")
+    return _or_user_error(parsed, lambda: _connect(parsed))
+
+
 def _parse_url(url: str) -> sqlalchemy.URL:
     try:
         parsed = sqlalchemy.make_url(url)
@@ -193,9 +206,13 @@ def _parse_url(url: str) -> sqlalchemy.URL:
     return parsed
 
 
-def _create(url: sqlalchemy.URL, identity: StudyIdentity) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
+def _connect(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
     waiting = {"connect_args": {"timeout": 60}} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True}
-    storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=waiting)
+    return optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=waiting)
+
+
+def _create(url: sqlalchemy.URL, identity: StudyIdentity) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
+    storage = _connect(url)
     study = optuna.create_study(
         storage=storage,
         study_name=identity.study,

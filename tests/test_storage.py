@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import optuna
 import pytest
 import sqlalchemy
 
-from experiments.storage import StudyIdentity, open_study
+from experiments.storage import StudyIdentity, open_storage, open_study
 from seg.errors import UserError
 from tests.study_setting import make_space
 
@@ -146,6 +147,7 @@ def test_a_file_that_is_no_database(tmp_path):
 
 POSTGRESQL = """
 import sys
+from pathlib import Path
 from tests.test_storage import refusal
 sys.modules["psycopg"] = sys.modules["psycopg2"] = None
 print(refusal("postgresql://seg:geheim@127.0.0.1:1/seg?sslpassword=leise"))
@@ -168,3 +170,12 @@ def test_a_password_in_the_databases_own_message_is_hidden(monkeypatch, password
     url = sqlalchemy.URL.create("postgresql", "seg", password, "127.0.0.1", 1, "seg")
     message = refusal(url.render_as_string(hide_password=False))
     assert message == "storage postgresql://seg:***@127.0.0.1:1/seg does not answer (bad password ***)."
+
+
+def test_looking_at_a_storage_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="storage must name a file that exists, got .*/none.db; run a study first"):
+        open_storage(f"sqlite:///{tmp_path}/none.db")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "text.db").write_text("no database, and long enough to be taken for one " * 20)
+    with pytest.raises(UserError, match="does not answer"):
+        open_storage(f"sqlite:///{tmp_path}/text.db")
