@@ -50,6 +50,14 @@ def threshold(text: str) -> float | None:
     return value
 
 
+def port(text: str) -> int:
+    """A TCP port."""
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError
+    return value
+
+
 _RUNNER = {
     "data": Option(type=str, default="demo", help="folder with a COCO export, or demo: a generated dataset"),
     "categories": Option(type=str, default="all", help="categories that are foreground: all, or names with commas"),
@@ -176,6 +184,11 @@ _RUNNER = {
         choices=("rle", "polygon"),
         help="how masks are written to COCO: run lengths, or outlines along the edges of pixels",
     ),
+    "host": Option(
+        type=str, default="127.0.0.1", help="address to listen on; any other than this machine's own is open to others"
+    ),
+    "port": Option(type=port, default=5001, help="TCP port to listen on; 0: any free one, which is printed"),
+    "max_body_mb": Option(type=int, default=32, help="MiB that a request's body may have; base64 adds a third"),
     "allow_errors": Option(
         type=str,
         default="no",

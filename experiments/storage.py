@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.new_database import create_whole
 from experiments.search import ArmSampler, SearchSpace, fingerprint, make_pruner, make_sampler, place, suggest
-from experiments.storage_connection import connect, displayed, or_user_error, parse_url
+from experiments.storage_connection import connect, open_storage, or_user_error, parse_url
 from experiments.study_lock import study_lock
 from seg.config import TrainConfig
 from seg.errors import UserError
@@ -214,11 +214,7 @@ def read_study(url: str, study: str) -> StoredStudy:
         UserError: if the storage does not answer or is none, or has no such study of ours.
     """
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise UserError(
-            f"storage must be there to be read, got {displayed(url)}; name the one that the study was made in."
-        )
-    storage = or_user_error(parsed, lambda: connect(parsed))
+    storage = open_storage(url)
     try:
         known = or_user_error(parsed, lambda: optuna.get_all_study_names(storage))
         if study not in known:

@@ -1,6 +1,7 @@
 """The way to Optuna's storage: its URL, how it is shown without a password, and what a database refuses as one line."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, quote_plus
 
@@ -50,6 +51,18 @@ def connect(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
     """Optuna's storage at a URL; tables are created where they are missing."""
     waiting = {"connect_args": {"timeout": 60}} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True}
     return optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=waiting)
+
+
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Opens a storage that exists, for those who look at it.
+
+    Raises:
+        UserError: if it does not answer or is none. The message never shows a password.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).is_file():
+        raise UserError(f"storage must name a file that exists, got {parsed.database}; run a study first.")
+    return or_user_error(parsed, lambda: connect(parsed))
 
 
 def or_user_error(url: sqlalchemy.URL, action: Callable[[], Result]) -> Result:

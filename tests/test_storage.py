@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import optuna
 import pytest
 import sqlalchemy
 
 from experiments.storage import StudyIdentity, open_study, read_study
+from experiments.storage_connection import open_storage
 from seg.errors import UserError
 from tests.study_setting import make_space
 
@@ -146,6 +148,7 @@ def test_a_file_that_is_no_database(tmp_path):
 
 POSTGRESQL = """
 import sys
+from pathlib import Path
 from tests.test_storage import refusal
 sys.modules["psycopg"] = sys.modules["psycopg2"] = None
 print(refusal("postgresql://seg:geheim@127.0.0.1:1/seg?sslpassword=leise"))
@@ -185,7 +188,7 @@ def test_a_study_is_read_without_holding_it(tmp_path):
 
 
 def test_reading_makes_no_storage(tmp_path):
-    with pytest.raises(UserError, match="storage must be there to be read"):
+    with pytest.raises(UserError, match="storage must name a file that exists"):
         read_study(url_in(tmp_path), "losses")
     assert list(tmp_path.iterdir()) == []
 
@@ -203,3 +206,12 @@ def test_reading_a_strangers_study(tmp_path):
     storage.engine.dispose()
     with pytest.raises(UserError, match="study 'losses' was not made by this program; choose another"):
         read_study(url_in(tmp_path), "losses")
+
+
+def test_looking_at_a_storage_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="storage must name a file that exists, got .*/none.db; run a study first"):
+        open_storage(f"sqlite:///{tmp_path}/none.db")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "text.db").write_text("no database, and long enough to be taken for one " * 20)
+    with pytest.raises(UserError, match="does not answer"):
+        open_storage(f"sqlite:///{tmp_path}/text.db")

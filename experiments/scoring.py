@@ -1,0 +1,48 @@
+"""The application that `serve` runs: MLflow's own scoring server for a registered model, and `POST /mask` beside it."""
+
+import asyncio
+import sys
+
+import mlflow
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel, scoring_server
+
+from experiments.registry import ModelInfo
+
+
+def load_served_model(model: ModelInfo, uri: str) -> PyFuncModel:
+    """Loads a registered version with the code that was registered with it, into this process.
+
+    Args:
+        model: the version.
+        uri: of the store that has it.
+    """
+    # Else its own copy of `seg` would be passed over for the one that is imported here, which may be newer.
+    for name in [name for name in sys.modules if name == "seg" or name.startswith("seg.")]:
+        del sys.modules[name]
+    mlflow.set_tracking_uri(uri)
+    return mlflow.pyfunc.load_model(model.uri)
+
+
+def build_app(model: PyFuncModel) -> FastAPI:
+    """MLflow's endpoints (`/invocations`, `/ping`, `/health`, `/version`) and `/mask`."""
+    app: FastAPI = scoring_server.init(model)
+
+    @app.exception_handler(MlflowException)
+    async def answer_mistake(request: Request, error: MlflowException) -> JSONResponse:
+        return JSONResponse({"message": error.message}, error.get_http_status_code())
+
+    @app.post("/mask")
+    async def mask(request: Request, threshold: float | None = None, tta: str = "none") -> Response:
+        """An encoded image as the body; its mask as a PNG of the image's own size, 0 and 255."""
+        params = {"tta": tta} | ({} if threshold is None else {"threshold": threshold})
+        found = await asyncio.to_thread(model.predict, {"image": [await request.body()]}, params=params)
+        row = found.iloc[0]
+        if row["error"]:
+            return JSONResponse({"message": row["error"]}, 400)
+        headers = {"X-Confidence": f"{row['confidence']:.4f}", "X-Unlike": row["unlike"]}
+        return Response(row["mask_png"], media_type="image/png", headers=headers)
+
+    return app
