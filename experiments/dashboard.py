@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise UserError(f"port must be free, got {values.port} ({error.strerror}); give another --port.") from None
     with server:
-        print(f"{values.storage} on http://{_HOST}:{server.server_port}; Ctrl-C ends it", flush=True)
+        print(f"optuna-dashboard on http://{_HOST}:{server.server_port}; Ctrl-C ends it", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
     return 0

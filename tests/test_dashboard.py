@@ -43,6 +43,7 @@ def test_it_lists_the_studies_and_ends_in_order(storage: str, tmp_path: Path) ->
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
+            assert storage not in line  # it may hold a password
             found = re.search(r"http://127\.0\.0\.1:\d+", line)
             assert found, (tmp_path / "stderr").read_text()
             (study,) = requests.get(f"{found[0]}/api/studies", timeout=10).json()["study_summaries"]

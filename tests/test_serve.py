@@ -74,7 +74,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     uri = f"sqlite:///{folder}/mlflow.db"
     client = mlflow.MlflowClient(uri)
     experiment = client.create_experiment("serve", artifact_location=(folder / "artifacts").as_uri())
-    registered = Registry(uri).register(
+    registry = Registry(uri)
+    model = registry.register(
         client.create_run(experiment).info.run_id,
         folder / "model.keras",
         "seg-unet",
@@ -85,7 +86,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         example=PNG,
         training_images=KNOWN,
     )
-    assert registered.is_champion
+    registry.make_champion(model, None, [model.version])
     (code,) = folder.glob("artifacts/**/code/seg/data/any_image.py")
     text = code.read_text(encoding="utf-8")
     assert "the image file is empty" in (text + code.with_name("images.py").read_text(encoding="utf-8"))
