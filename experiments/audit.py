@@ -37,7 +37,7 @@ def report(values: argparse.Namespace, manifest: Manifest, folder: Path, stream:
     Raises:
         UserError: if the folder cannot be written.
     """
-    findings = audit(datasets.export_folder(values), manifest)
+    findings = audit(datasets.export_folder(values), manifest, datasets.additional_folder(values))
     try:
         page = write_report(findings, manifest, folder)
     except OSError as error:

@@ -24,6 +24,7 @@ OPTIONS = (
     "group_pattern",
     "group_column",
     "split_seed",
+    "additional",
     "workspace",
 )
 
@@ -43,6 +44,11 @@ def export_folder(values: argparse.Namespace) -> Path:
     except OSError as error:
         raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error
     return data
+
+
+def additional_folder(values: argparse.Namespace) -> Path | None:
+    """The set of corrections that `additional` names; None where it names none."""
+    return Path(values.additional) if values.additional else None
 
 
 def prepare(values: argparse.Namespace, image_size: int, split: str | None = None) -> Manifest:
@@ -69,6 +75,7 @@ def prepare(values: argparse.Namespace, image_size: int, split: str | None = Non
         group_pattern=values.group_pattern,
         group_column=values.group_column,
         split_seed=values.split_seed,
+        additional=additional_folder(values),
         announce=lambda line: print(line, file=sys.stderr),
     )
 

@@ -91,6 +91,11 @@ _RUNNER = {
     "split_seed": Option(
         type=int, default=0, help="seed of the assignment of groups to splits, for split=grouped and kfold"
     ),
+    "additional": Option(
+        type=str,
+        default="",
+        help="folder of corrections, as app writes them, whose images join the training images; empty: none",
+    ),
     "workspace": Option(type=str, default="workspace", help="folder of converted datasets and trial folders"),
     "preset": Option(
         type=str,

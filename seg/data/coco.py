@@ -20,7 +20,7 @@ from seg.data.images import MAX_PIXELS, MAX_SIDE
 from seg.data.segmentation import BrokenRule, Polygons, RunLengths, check_segmentation, shown
 from seg.errors import UserError
 
-HARMLESS = ("unknown_image", "split_gap")
+HARMLESS = ("unknown_image", "split_gap", "corrected")
 MAX_ID = 2**63 - 1  # ids go on into JSON and tables
 
 

@@ -15,12 +15,13 @@ from seg.data.manifest import Manifest
 CHECKS = (leakage, labels, bookkeeping, images, numbers)
 
 
-def audit(data: Path, manifest: Manifest) -> list[Finding]:
+def audit(data: Path, manifest: Manifest, additional: Path | None = None) -> list[Finding]:
     """Checks a converted dataset beside the export that it comes from.
 
     Args:
         data: folder of the export.
         manifest: of the dataset converted from it.
+        additional: folder of the set of corrections that was converted with it.
 
     Returns:
         The findings, errors first.
@@ -28,7 +29,7 @@ def audit(data: Path, manifest: Manifest) -> list[Finding]:
     Raises:
         UserError: if the export cannot be read.
     """
-    context = Context(data, manifest)
+    context = Context(data, manifest, additional)
     return sorted(_findings(context), key=lambda finding: SEVERITIES.index(finding.severity))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from seg.data.audit.headers import HEADER_BYTES, Header, read_header
 from seg.data.baselines import thumbnails
 from seg.data.coco import Annotation, AnnotationFile, ImageEntry, read_annotations
-from seg.data.layout import SplitSource, find_splits
+from seg.data.layout import ADDITIONAL, SplitSource, find_additional, find_splits, image_path
 from seg.data.manifest import Example, Manifest
 from seg.data.masks import measure
 from seg.errors import UserError
@@ -55,22 +55,28 @@ class Context:
 
     Attributes:
         data: folder of the export.
+        additional: folder of the set of corrections; None where there is none.
         manifest: of the converted dataset.
-        sources, files: where the export's splits lie, and their annotation files.
+        sources, files: where the export's splits and the corrections lie, and their annotation files.
 
     Raises:
         UserError: if the export cannot be read.
     """
 
-    def __init__(self, data: Path, manifest: Manifest) -> None:
+    def __init__(self, data: Path, manifest: Manifest, additional: Path | None = None) -> None:
         self.data = data
+        self.additional = additional
         self.manifest = manifest
         self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
-        self.files: dict[str, AnnotationFile] = {name: _read(source) for name, source in self.sources.items()}
         root = data.resolve()
         self._prefixes = {
             name: source.images.resolve().relative_to(root).as_posix() for name, source in self.sources.items()
         }
+        if additional is not None:
+            source = self.sources[ADDITIONAL] = find_additional(additional)
+            folder = source.images.resolve().relative_to(additional.resolve()).as_posix()
+            self._prefixes[ADDITIONAL] = f"{ADDITIONAL}/{folder}"
+        self.files: dict[str, AnnotationFile] = {name: _read(source) for name, source in self.sources.items()}
 
     @cached_property
     def rows(self) -> dict[str, list[Row]]:
@@ -110,9 +116,13 @@ class Context:
         """Every annotation that is safe to rasterise, of all categories, in the order of the files."""
         return list(self._labelled())
 
+    def path(self, file_name: str) -> Path:
+        """The image file that an `Example` names."""
+        return image_path(file_name, self.data, self.additional)
+
     def _header(self, file_name: str) -> Header:
         try:
-            with (self.data / file_name).open("rb") as file:
+            with self.path(file_name).open("rb") as file:
                 return read_header(file.read(HEADER_BYTES))
         except OSError:
             return Header(format="unknown")
