@@ -142,6 +142,15 @@ _RUNNER = {
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
     "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
+    "examples": Option(
+        type=str,
+        default="",
+        help="image files, a folder or a pattern to pick examples from; empty: the image that travels with the model",
+    ),
+    "corrections": Option(type=str, default="corrections", help="folder of the corrections that are saved"),
+    "host": Option(type=str, default="127.0.0.1", help="address to answer on; 0.0.0.0 for every machine, unprotected"),
+    "port": Option(type=int, default=7860, help="port to answer on"),
+    "max_upload": Option(type=int, default=64, help="largest file that may be uploaded, in megabytes"),
     "segmentation": Option(
         type=str,
         default="rle",

@@ -25,6 +25,7 @@ ONLY = {
         "experiments/search.py",
         "experiments/plots.py",
     },
+    "gradio": {"experiments/app.py", "experiments/web_page/layout.py"},  # the latter where the page is started
     "pycocotools": {"seg/data/masks.py", "seg/data/demo.py"},  # the demo writes run lengths, masks.py reads them
 }
 
@@ -58,13 +59,13 @@ def test_one_room_talks_to_each_library(library: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["main", "convert", "audit", "export_coco", "train", "study", "evaluate", "predict", "report"]
+    "verb", ["main", "convert", "audit", "export_coco", "train", "study", "evaluate", "predict", "report", "app"]
 )
 def test_entry_points_start_without_heavy_libraries(verb: str) -> None:
     # `--help` must answer at once, and the driver must never hold a GPU.
     script = (
         f"import sys, experiments.{verb}\n"
-        "print([name for name in ('tensorflow', 'keras', 'torch') if name in sys.modules])"
+        "print([name for name in ('tensorflow', 'keras', 'torch', 'gradio') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

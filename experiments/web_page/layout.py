@@ -1,0 +1,247 @@
+"""Gradio's layout and events around `look` and `views`. Imports Gradio: import it where the page is started."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from experiments.web_page import views
+from experiments.web_page.look import Look, look_at
+from experiments.web_page.models import Models
+from seg.data.corrections import Corrections
+from seg.errors import UserError
+
+_HERE = Path(__file__).parent
+_NOBODY = ""  # compared with no other model
+_FORGET = 3600  # seconds without a change after which a session's image is forgotten
+_SWEEP = (60, 300)  # seconds: how often uploads are removed whose event never came, and at what age
+CSS = (_HERE / "page.css").read_text(encoding="utf-8")
+SCRIPT = f"<script>{(_HERE / 'editor.js').read_text(encoding='utf-8')}</script>"
+# No web fonts: the page must look the same without a network.
+THEME = gr.themes.Base(
+    primary_hue="blue",
+    neutral_hue="slate",
+    font=["system-ui", "DejaVu Sans", "sans-serif"],
+    font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image to pick: its name, the encoded file, and a small picture (height, width, 3) of it."""
+
+    name: str
+    content: bytes
+    thumbnail: np.ndarray
+
+
+def _told(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A mistake of the person becomes a message on the page, and changes nothing."""
+
+    @wraps(handler)
+    def told(*arguments: Any) -> Any:
+        try:
+            return handler(*arguments)
+        except UserError as error:
+            raise gr.Error(escape(str(error)), print_exception=False, title="That did not work") from None
+
+    return told
+
+
+def _take(path: str) -> tuple[str, bytes]:
+    """An uploaded file's name and bytes; the file itself is removed."""
+    file = Path(path)
+    content = file.read_bytes()
+    file.unlink()
+    return file.name, content
+
+
+class Page:
+    """The page's events: each takes what the components hold and returns what they shall hold.
+
+    Args:
+        models: that can be chosen.
+        corrections: where they are saved.
+        examples: to pick from.
+    """
+
+    def __init__(self, models: Models, corrections: Corrections, examples: Sequence[Example]) -> None:
+        self._models = models
+        self._corrections = corrections
+        self.examples = examples
+
+    def opened(self) -> tuple[Any, ...]:
+        """Both choices and the head, as the registry has them when the page is loaded."""
+        choices = self._models.choices()
+        first = choices[0][1]
+        model = self._models.load(first)
+        others = gr.Dropdown(choices=[("nothing", _NOBODY), *choices], value=_NOBODY)
+        return (
+            gr.Dropdown(choices=choices, value=first),
+            others,
+            views.header(self._models.name, [model]),
+            gr.Slider(value=model.predictor.threshold),
+        )
+
+    def uploaded(self, path: str | None, chosen: str, other: str) -> tuple[Any, ...]:
+        """A new image; the place to drop the next one is empty again."""
+        if path is None:
+            raise UserError("an image must be there; drop one.")
+        return (*self._looked(*_take(path), chosen, other), None)
+
+    def picked(self, index: int, chosen: str, other: str) -> tuple[Any, ...]:
+        """An example instead of an upload."""
+        example = self.examples[index]
+        return self._looked(example.name, example.content, chosen, other)
+
+    def chose(self, look: Look | None, chosen: str, other: str) -> tuple[Any, ...]:
+        """Another model or comparison; the image stays."""
+        if look is not None:
+            return self._looked(look.name, look.content, chosen, other, look.truth)
+        loaded = self._load(chosen, other)
+        sliders = [gr.Slider(value=model.predictor.threshold) for model in loaded[:1]]
+        return (None, views.header(self._models.name, loaded), views.welcome(), *sliders, _second(loaded), *_away())
+
+    def moved(self, index: int, threshold: float, look: Look | None) -> tuple[Look | None, str]:
+        """The slider of a model: from what was predicted before, without the model."""
+        if look is None or index >= len(look.readings):
+            return look, views.welcome() if look is None else views.pictures(look)
+        look = look.with_threshold(index, threshold)
+        return look, views.pictures(look)
+
+    def compared(self, path: str | None, look: Look | None) -> tuple[Look, str, None]:
+        """A truth, with which the predictions are compared from now on."""
+        if path is None or look is None:
+            raise UserError("a truth needs an image first; drop one, then its mask.")
+        look = look.with_truth(_take(path)[1])
+        return look, views.pictures(look), None
+
+    def marked(self, look: Look | None) -> str:
+        """The result is wrong."""
+        return views.note(f"Noted as wrong: {_present(look).mark_wrong(self._corrections)}")
+
+    def began(self, look: Look | None) -> tuple[str, Any, str]:
+        """The editor with the mask as it is now."""
+        look = _present(look)
+        look.check_redrawable()
+        return views.to_redraw(look), gr.Column(visible=True), ""
+
+    def saved(self, drawn: str, look: Look | None) -> tuple[str, Any]:
+        """What was redrawn."""
+        where = _present(look).redraw(self._corrections, drawn)
+        return views.note(f"Saved: {where}. Train with it: --additional {self._corrections.folder}"), gr.Column(
+            visible=False
+        )
+
+    def _load(self, chosen: str, other: str) -> list[Any]:
+        return [self._models.load(reference) for reference in (chosen, other) if reference != _NOBODY]
+
+    def _looked(
+        self, name: str, content: bytes, chosen: str, other: str, truth: np.ndarray | None = None
+    ) -> tuple[Any, ...]:
+        models = self._load(chosen, other)
+        look = look_at(name, content, models, truth)
+        return (
+            look,
+            views.header(self._models.name, models),
+            views.pictures(look),
+            gr.Slider(value=look.readings[0].threshold),
+            _second(models),
+            *_away(),
+        )
+
+
+def _second(models: Sequence[Any]) -> Any:
+    """The slider of the other model, where there is one."""
+    return gr.Slider(visible=len(models) == 2, value=models[-1].predictor.threshold)
+
+
+def _away() -> tuple[str, Any]:
+    """No note, no editor: they were of another image."""
+    return "", gr.Column(visible=False)
+
+
+def _present(look: Look | None) -> Look:
+    if look is None:
+        raise UserError("there must be an image first; drop one, or pick an example.")
+    return look
+
+
+def build(page: Page, title: str) -> gr.Blocks:
+    """The page's components and what happens between them."""
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=_SWEEP) as blocks:
+        look = gr.State(None, time_to_live=_FORGET)
+        drawn, source = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        head = gr.HTML()
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                drop = gr.File(label="Image: drop it here", height=140, elem_id="image")
+                if page.examples:
+                    gallery = gr.Gallery(
+                        [example.thumbnail for example in page.examples],
+                        label="Examples",
+                        columns=4,
+                        height=130,
+                        allow_preview=False,
+                        interactive=False,
+                        buttons=[],
+                        elem_id="examples",
+                    )
+                chosen = gr.Dropdown(label="Model", elem_id="model")
+                other = gr.Dropdown(label="Compare with", elem_id="other")
+                threshold = gr.Slider(0, 1, step=0.01, label="Threshold", elem_id="threshold")
+                second = gr.Slider(0, 1, step=0.01, label="Threshold of the other", visible=False, elem_id="second")
+                with gr.Accordion("Compare with a true mask", open=False):
+                    truth = gr.File(label="Mask: not black is foreground", height=120, elem_id="truth")
+            with gr.Column(scale=3, min_width=420):
+                pictures = gr.HTML(views.welcome(), elem_id="pictures")
+                with gr.Row():
+                    wrong = gr.Button("Mark as wrong", elem_id="wrong")
+                    redraw = gr.Button("Redraw the mask", elem_id="redraw")
+                note = gr.HTML(elem_id="note")
+                with gr.Column(visible=False) as canvas:
+                    gr.HTML(views.editor())
+                    save = gr.Button("Save correction", variant="primary", elem_id="save")
+
+        shown = [look, head, pictures, threshold, second, note, canvas]
+        hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        busy: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "model"}
+        blocks.load(_told(page.opened), None, [chosen, other, head, threshold], **hidden)
+        drop.upload(_told(page.uploaded), [drop, chosen, other], [*shown, drop], **busy)
+        truth.upload(_told(page.compared), [truth, look], [look, pictures, truth], **hidden)
+        if page.examples:
+
+            def picked(event: gr.SelectData, chosen: str, other: str) -> tuple[Any, ...]:
+                return tuple(_told(page.picked)(event.index, chosen, other))
+
+            gallery.select(picked, [chosen, other], shown, **busy)
+        for choice in (chosen, other):
+            choice.input(_told(page.chose), [look, chosen, other], shown, **busy)
+        for index, slider in enumerate((threshold, second)):
+            slider.input(
+                _mover(page, index),
+                [slider, look],
+                [look, pictures],
+                trigger_mode="always_last",
+                concurrency_limit=8,
+                **hidden,
+            )
+        wrong.click(_told(page.marked), [look], [note], **hidden)
+        began = redraw.click(_told(page.began), [look], [source, canvas, note], **hidden)
+        began.success(
+            None, [source], None, js="(source) => { window.segEditor.load(source); }", api_visibility="private"
+        )
+        save.click(_told(page.saved), [drawn, look], [note, canvas], js=_WITH_DRAWING, **hidden)
+    return blocks
+
+
+_WITH_DRAWING = "(drawn, look) => [window.segEditor.png(), look]"
+
+
+def _mover(page: Page, index: int) -> Callable[[float, Look | None], tuple[Look | None, str]]:
+    return lambda threshold, look: page.moved(index, threshold, look)
