@@ -21,7 +21,6 @@ from experiments.registry import Registry
 from experiments.tracking import Tracker
 from experiments.web_page.models import Models
 from seg.data.corrections import Corrections
-from seg.data.images import decode_image
 from seg.errors import UserError
 from seg.start import start_tensorflow
 
@@ -74,13 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(values: argparse.Namespace, models: Models, found: Sequence[tuple[str, bytes]]) -> None:
-    from experiments.web_page import layout, views
+    from experiments.web_page import layout
 
-    examples = [
-        layout.Example(name=name, content=content, thumbnail=views.thumbnail(decode_image(content)))
-        for name, content in found
-    ]
-    page = layout.Page(models, Corrections(Path(values.corrections)), examples)
+    page = layout.Page(models, Corrections(Path(values.corrections)), found)
     blocks = layout.build(page, values.model_name)
     try:
         _, address, _ = blocks.queue(max_size=64).launch(

@@ -1,7 +1,6 @@
 """Gradio's layout and events around `look` and `views`. Imports Gradio: import it where the page is started."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import wraps
 from html import escape
 from pathlib import Path
@@ -31,15 +30,6 @@ THEME = gr.themes.Base(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """An image to pick: its name, the encoded file, and a small picture (height, width, 3) of it."""
-
-    name: str
-    content: bytes
-    thumbnail: np.ndarray
-
-
 def _told(handler: Callable[..., Any]) -> Callable[..., Any]:
     """A mistake of the person becomes a message on the page, and changes nothing."""
 
@@ -67,10 +57,10 @@ class Page:
     Args:
         models: that can be chosen.
         corrections: where they are saved.
-        examples: to pick from.
+        examples: to pick from, each a name and an encoded file.
     """
 
-    def __init__(self, models: Models, corrections: Corrections, examples: Sequence[Example]) -> None:
+    def __init__(self, models: Models, corrections: Corrections, examples: Sequence[tuple[str, bytes]]) -> None:
         self._models = models
         self._corrections = corrections
         self.examples = examples
@@ -96,8 +86,7 @@ class Page:
 
     def picked(self, index: int, chosen: str, other: str) -> tuple[Any, ...]:
         """An example instead of an upload."""
-        example = self.examples[index]
-        return self._looked(example.name, example.content, chosen, other)
+        return self._looked(*self.examples[index], chosen, other)
 
     def chose(self, look: Look | None, chosen: str, other: str) -> tuple[Any, ...]:
         """Another model or comparison; the image stays."""
@@ -174,24 +163,15 @@ def _present(look: Look | None) -> Look:
 
 def build(page: Page, title: str) -> gr.Blocks:
     """The page's components and what happens between them."""
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=_SWEEP) as blocks:
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=_SWEEP, fill_width=True) as blocks:
         look = gr.State(None, time_to_live=_FORGET)
         drawn, source = gr.Textbox(visible=False), gr.Textbox(visible=False)
         head = gr.HTML()
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                drop = gr.File(label="Image: drop it here", height=140, elem_id="image")
+                drop = gr.File(label="Image", height=170, elem_id="image")
                 if page.examples:
-                    gallery = gr.Gallery(
-                        [example.thumbnail for example in page.examples],
-                        label="Examples",
-                        columns=4,
-                        height=130,
-                        allow_preview=False,
-                        interactive=False,
-                        buttons=[],
-                        elem_id="examples",
-                    )
+                    gallery = gr.HTML(views.gallery(page.examples), js_on_load=_PICK, elem_id="examples")
                 chosen = gr.Dropdown(label="Model", elem_id="model")
                 other = gr.Dropdown(label="Compare with", elem_id="other")
                 threshold = gr.Slider(0, 1, step=0.01, label="Threshold", elem_id="threshold")
@@ -201,12 +181,12 @@ def build(page: Page, title: str) -> gr.Blocks:
             with gr.Column(scale=3, min_width=420):
                 pictures = gr.HTML(views.welcome(), elem_id="pictures")
                 with gr.Row():
-                    wrong = gr.Button("Mark as wrong", elem_id="wrong")
-                    redraw = gr.Button("Redraw the mask", elem_id="redraw")
+                    wrong = gr.Button("Mark as wrong", scale=0, min_width=170, elem_id="wrong")
+                    redraw = gr.Button("Redraw the mask", scale=0, min_width=170, elem_id="redraw")
                 note = gr.HTML(elem_id="note")
-                with gr.Column(visible=False) as canvas:
+                with gr.Column(visible=False, elem_id="canvas") as canvas:
                     gr.HTML(views.editor())
-                    save = gr.Button("Save correction", variant="primary", elem_id="save")
+                    save = gr.Button("Save correction", variant="primary", scale=0, elem_id="save")
 
         shown = [look, head, pictures, threshold, second, note, canvas]
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -240,6 +220,10 @@ def build(page: Page, title: str) -> gr.Blocks:
     return blocks
 
 
+_PICK = """element.addEventListener("click", (event) => {
+  const chosen = event.target.closest("button");
+  if (chosen) trigger("select", { index: Number(chosen.dataset.index), value: chosen.title });
+})"""
 _WITH_DRAWING = "(drawn, look) => [window.segEditor.png(), look]"
 
 

@@ -1,6 +1,7 @@
 """What the page shows of a look, as HTML that holds its pictures and files itself: nothing is left on the disk."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 
 from experiments.web_page.look import Look, Reading
 from experiments.web_page.models import LoadedModel
+from seg.data.images import decode_image
 from seg.overlay import SKY_BLUE, VERMILION, YELLOW, Colour, tiles
 from seg.page import Html, data_uri, element, join, picture
 
@@ -132,8 +134,17 @@ def to_redraw(look: Look) -> str:
     return json.dumps({"image": data_uri("image/jpeg", jpeg.tobytes()), "mask": data_uri("image/png", look.mask_png())})
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """A square of an example for the gallery, (128, 128, 3)."""
+def gallery(examples: Sequence[tuple[str, bytes]]) -> Html:
+    """A button with a small picture for each example, a name and an encoded file."""
+    buttons = (
+        element("button", picture(_square(decode_image(content)), name), type="button", title=name, data_index=index)
+        for index, (name, content) in enumerate(examples)
+    )
+    return element("div", *buttons, class_="seg-gallery")
+
+
+def _square(image: np.ndarray) -> np.ndarray:
+    """The middle of an image, (128, 128, 3)."""
     side = min(image.shape[:2])
     top, left = ((length - side) // 2 for length in image.shape[:2])
     square = np.ascontiguousarray(image[top : top + side, left : left + side])
