@@ -16,6 +16,7 @@ from seg.data.corrections import Corrections
 from seg.errors import UserError
 
 _HERE = Path(__file__).parent
+_FAILED = "That did not work"
 _NOBODY = ""  # compared with no other model
 _FORGET = 3600  # seconds without a change after which a session's image is forgotten
 _SWEEP = (60, 300)  # seconds: how often uploads are removed whose event never came, and at what age
@@ -38,9 +39,23 @@ def _told(handler: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return handler(*arguments)
         except UserError as error:
-            raise gr.Error(escape(str(error)), print_exception=False, title="That did not work") from None
+            raise gr.Error(escape(str(error)), print_exception=False, title=_FAILED) from None
 
     return told
+
+
+def _emptied(handler: Callable[..., tuple[Any, ...]], outputs: int) -> Callable[..., tuple[Any, ...]]:
+    """The place to drop the next file is empty again, whether this one could be used or not."""
+
+    @wraps(handler)
+    def emptied(*arguments: Any) -> tuple[Any, ...]:
+        try:
+            return (*handler(*arguments), None)
+        except UserError as error:  # an error of Gradio's own would leave all components as they are
+            gr.Warning(escape(str(error)), title=_FAILED)
+            return (*(gr.skip() for _ in range(outputs)), None)
+
+    return emptied
 
 
 def _take(path: str) -> tuple[str, bytes]:
@@ -79,10 +94,10 @@ class Page:
         )
 
     def uploaded(self, path: str | None, chosen: str, other: str) -> tuple[Any, ...]:
-        """A new image; the place to drop the next one is empty again."""
+        """A new image."""
         if path is None:
             raise UserError("an image must be there; drop one.")
-        return (*self._looked(*_take(path), chosen, other), None)
+        return self._looked(*_take(path), chosen, other)
 
     def picked(self, index: int, chosen: str, other: str) -> tuple[Any, ...]:
         """An example instead of an upload."""
@@ -103,12 +118,12 @@ class Page:
         look = look.with_threshold(index, threshold)
         return look, views.pictures(look)
 
-    def compared(self, path: str | None, look: Look | None) -> tuple[Look, str, None]:
+    def compared(self, path: str | None, look: Look | None) -> tuple[Look, str]:
         """A truth, with which the predictions are compared from now on."""
         if path is None or look is None:
             raise UserError("a truth needs an image first; drop one, then its mask.")
         look = look.with_truth(_take(path)[1])
-        return look, views.pictures(look), None
+        return look, views.pictures(look)
 
     def marked(self, look: Look | None) -> str:
         """The result is wrong."""
@@ -192,8 +207,8 @@ def build(page: Page, title: str) -> gr.Blocks:
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         busy: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "model"}
         blocks.load(_told(page.opened), None, [chosen, other, head, threshold], **hidden)
-        drop.upload(_told(page.uploaded), [drop, chosen, other], [*shown, drop], **busy)
-        truth.upload(_told(page.compared), [truth, look], [look, pictures, truth], **hidden)
+        drop.upload(_emptied(page.uploaded, len(shown)), [drop, chosen, other], [*shown, drop], **busy)
+        truth.upload(_emptied(page.compared, 2), [truth, look], [look, pictures, truth], **hidden)
         if page.examples:
 
             def picked(event: gr.SelectData, chosen: str, other: str) -> tuple[Any, ...]:
