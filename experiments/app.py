@@ -21,6 +21,7 @@ from experiments.registry import Registry
 from experiments.tracking import Tracker
 from experiments.web_page.models import Models
 from seg.data.corrections import Corrections
+from seg.data.images import MAX_BYTES, decode_image
 from seg.errors import UserError
 from seg.start import start_tensorflow
 
@@ -50,16 +51,37 @@ def check_extra() -> None:
 
 
 def find_examples(examples: str, models: Models) -> list[tuple[str, bytes]]:
-    """The images to pick from, with their names: those of the folder, else the one that travels with the model."""
-    if examples:
-        paths = find_images(examples, Path(os.devnull))[:_EXAMPLES]
-        return [(path.name, path.read_bytes()) for path in paths]
-    travelling = models.example(models.choices()[0][1])
-    return [] if travelling is None else [("example.png", travelling)]
+    """The images to pick from, with their names: those of the folder, else the one that travels with the model.
+
+    Raises:
+        UserError: if `examples` names no image, or one that cannot be read.
+    """
+    if not examples:
+        travelling = models.example(models.choices()[0][1])
+        return [] if travelling is None else [("example.png", travelling)]
+    found = []
+    for path in find_images(examples, Path(os.devnull))[:_EXAMPLES]:
+        try:
+            content = path.read_bytes()
+            decode_image(content)
+        except (OSError, UserError) as error:
+            raise UserError(f"examples must be images, and {path} is none ({error}); leave it out.") from None
+        found.append((path.name, content))
+    return found
+
+
+def check_limits(values: argparse.Namespace) -> None:
+    """Raises UserError unless the numbers among the options can be meant."""
+    if not 0 < values.port < 65536:
+        raise UserError(f"port must lie between 1 and 65535, got {values.port}; use 7860.")
+    largest = MAX_BYTES // _MEGABYTE
+    if not 0 < values.max_upload <= largest:
+        raise UserError(f"max_upload must lie between 1 and {largest}, got {values.max_upload}; use 64.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
+    check_limits(values)
     check_extra()
     launch = entry.read_launch()
     models = Models(Registry(Tracker(launch.tracking_uri, None).uri), values.model_name)

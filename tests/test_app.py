@@ -198,6 +198,11 @@ def facts(page: Any, text: str, row: int = 0) -> None:
     page.locator(".seg-facts").nth(row).filter(has_text=text).wait_for()
 
 
+def slide(page: Any, which: str, value: str) -> None:
+    page.wait_for_timeout(300)  # what came with the last answer is on the page, and its own value in the slider
+    page.locator(f"#{which} input[type=range]").fill(value)
+
+
 def downloaded(page: Any, text: str) -> tuple[str, bytes]:
     with page.expect_download() as waiting:
         page.get_by_text(text, exact=True).click()
@@ -210,7 +215,7 @@ class TestPage:
         assert "0.750" in page.locator(".seg-card").inner_text()  # its test Dice
         drop(page, three_columns())
         facts(page, "threshold 0.50 · area 1,536 px (66.7%)")
-        page.locator("#threshold input[type=range]").fill("0.8")
+        slide(page, "threshold", "0.8")
         facts(page, "threshold 0.80 · area 768 px (33.3%)")
         name, content = downloaded(page, "Download mask")
         expected = np.zeros((SIDE, SIDE), np.uint8)
@@ -221,7 +226,7 @@ class TestPage:
         name, content = downloaded(page, "Download COCO JSON")
         assert name == "scan_coco.json"
         assert json.loads(content)["annotations"][0]["bbox"] == [32, 0, 16, 48]
-        page.locator("#threshold input[type=range]").fill("0.5")
+        slide(page, "threshold", "0.5")
         facts(page, "threshold 0.50 · area 1,536 px")
 
     def test_example_and_versions_and_truth(self, page: Any) -> None:
@@ -231,7 +236,7 @@ class TestPage:
         page.get_by_role("option", name="version 2").click()
         # Version 2 finds only white: sigmoid(5 / 32) = 0.54. 2 · 768 / (1536 + 768)
         facts(page, "threshold 0.50 · area 768 px (33.3%) · confidence 0.54 · Dice 0.667 against version 1", 1)
-        page.locator("#second input[type=range]").fill("0.6")
+        slide(page, "second", "0.6")
         facts(page, "area 0 px", 1)
         facts(page, "area 1,536 px", 0)
         page.get_by_text("Compare with a true mask").click()
@@ -312,10 +317,10 @@ class TestPage:
         assert other.locator(".seg-facts").count() == 0
         drop(other, cv2.imencode(".png", np.full((SIDE, SIDE), 255, np.uint8))[1].tobytes(), "other.png")
         facts(other, "area 2,304 px")
-        page.locator("#threshold input[type=range]").fill("0.8")
+        slide(page, "threshold", "0.8")
         facts(page, "area 768 px")
         facts(other, "area 2,304 px")
-        other.locator("#threshold input[type=range]").fill("0.99")
+        slide(other, "threshold", "0.99")
         facts(other, "area 0 px")
         facts(page, "area 768 px")
         other.close()
@@ -369,6 +374,14 @@ class TestServer:
     def test_uploads_do_not_stay(self, server: Server) -> None:
         assert [path for path in server.temporary.rglob("scan.png") if path.is_file()] == []
 
+    def test_a_port_that_is_taken(self, server: Server, store: Store) -> None:
+        port = urlsplit(server.address).port
+        command = [sys.executable, "-m", "experiments.app", "--model_name=columns", f"--port={port}"]
+        environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "CUDA_VISIBLE_DEVICES": "-1"}
+        ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=90)
+        assert ended.returncode == 2
+        assert f"error: host and port must be free, got 127.0.0.1 and {port}" in ended.stderr
+
     def test_ctrl_c_ends_it_and_leaves_nothing(self, server: Server) -> None:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(30) == 130
@@ -386,16 +399,35 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--port=0", "port must lie between 1 and 65535, got 0"),
+        ("--port=65536", "port must lie between 1 and 65535, got 65536"),
+        ("--max_upload=0", "max_upload must lie between 1 and 256, got 0"),
+        ("--max_upload=257", "max_upload must lie between 1 and 256, got 257"),
+    ],
+)
+def test_limits(option: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        app.main([option])
+
+
 @pytest.mark.slow
 class TestExamples:
     def test_the_one_that_travels(self, store: Store) -> None:
         assert app.find_examples("", Models(Registry(store.uri), "columns")) == [("example.png", three_columns())]
 
     def test_a_folder(self, store: Store, tmp_path: Path) -> None:
+        (tmp_path / "b.png").write_bytes(three_columns())
+        (tmp_path / "a.png").write_bytes(three_columns(9, 9))
+        found = app.find_examples(str(tmp_path), Models(Registry(store.uri), "columns"))
+        assert found == [("a.png", three_columns(9, 9)), ("b.png", three_columns())]
+
+    def test_a_broken_one(self, store: Store, tmp_path: Path) -> None:
         (tmp_path / "b.png").write_bytes(b"b")
-        (tmp_path / "a.png").write_bytes(b"a")
-        models = Models(Registry(store.uri), "columns")
-        assert app.find_examples(str(tmp_path), models) == [("a.png", b"a"), ("b.png", b"b")]
+        with pytest.raises(UserError, match=r"examples must be images, and .*b\.png is none \(.*\); leave it out"):
+            app.find_examples(str(tmp_path), Models(Registry(store.uri), "columns"))
 
     def test_no_model(self, store: Store) -> None:
         with pytest.raises(UserError, match="a version in the registry, got 'nothing'"):

@@ -1,6 +1,7 @@
 """The logic of the page, without a browser and without a model: two fake ones predict what is written here."""
 
 import base64
+import copy
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from experiments.web_page import look as look_module
 from experiments.web_page import views
 from experiments.web_page.look import Look, look_at
 from experiments.web_page.models import LoadedModel, Models
+from experiments.web_page.session import Session
 from seg.data.coco import read_annotations
 from seg.data.convert import convert
 from seg.data.corrections import Corrections
@@ -117,6 +119,43 @@ class TestLook:
         monkeypatch.setattr(look_module, "REDRAWABLE", 7)
         with pytest.raises(UserError, match="at most 7 pixels, got 8; download the COCO JSON"):
             look.check_redrawable()
+
+
+class TestSession:
+    def test_changes_are_of_what_is_there(self, look: Look) -> None:
+        session = Session()
+        assert session.is_empty
+        assert session.begin(look, lambda look: look.name) == "scan.png"
+        assert not session.is_empty
+        session.change(lambda look: look.with_threshold(0, 0.9), views.pictures)
+        session.change(lambda look: look.with_threshold(1, 0.7), views.pictures)
+        assert [reading.threshold for reading in session.look.readings] == [0.9, 0.7]
+
+    def test_a_truth_stays_with_its_image(self, look: Look) -> None:
+        session = Session()
+        session.begin(look.with_truth(IMAGE), views.pictures)
+        session.begin(look, views.pictures)
+        assert session.look.truth is not None
+        other = png(np.zeros((2, 4), np.uint8))
+        session.begin(look_at("other.png", other, [model(1, CHAMPION)]), views.pictures)
+        assert session.look.truth is None
+
+    def test_a_refused_change_leaves_all_as_it_was(self, look: Look) -> None:
+        session = Session()
+        session.begin(look, views.pictures)
+        with pytest.raises(UserError):
+            session.change(lambda look: look.with_truth(b"broken"), views.pictures)
+        assert session.look is look
+        session.change(lambda look: look.with_threshold(0, 0.9), views.pictures)  # nothing is locked
+
+    def test_a_copy_is_empty(self, look: Look) -> None:
+        session = Session()
+        session.begin(look, views.pictures)
+        assert copy.deepcopy(session).is_empty
+
+    def test_nothing_to_look_at(self) -> None:
+        with pytest.raises(UserError, match="there must be an image first; drop one, or pick an example"):
+            Session().look  # noqa: B018
 
 
 class TestCorrections:

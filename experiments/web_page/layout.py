@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from experiments.web_page import views
-from experiments.web_page.look import Look, look_at
-from experiments.web_page.models import Models
+from experiments.web_page.look import look_at
+from experiments.web_page.models import LoadedModel, Models
+from experiments.web_page.session import Session
 from seg.data.corrections import Corrections
 from seg.errors import UserError
 
@@ -93,93 +93,76 @@ class Page:
             gr.Slider(value=model.predictor.threshold),
         )
 
-    def uploaded(self, path: str | None, chosen: str, other: str) -> tuple[Any, ...]:
+    def uploaded(self, path: str | None, session: Session, chosen: str, other: str) -> tuple[Any, ...]:
         """A new image."""
         if path is None:
             raise UserError("an image must be there; drop one.")
-        return self._looked(*_take(path), chosen, other)
+        return self._looked(session, *_take(path), chosen, other)
 
-    def picked(self, index: int, chosen: str, other: str) -> tuple[Any, ...]:
+    def picked(self, index: int, session: Session, chosen: str, other: str) -> tuple[Any, ...]:
         """An example instead of an upload."""
-        return self._looked(*self.examples[index], chosen, other)
+        return self._looked(session, *self.examples[index], chosen, other)
 
-    def chose(self, look: Look | None, chosen: str, other: str) -> tuple[Any, ...]:
+    def chose(self, session: Session, chosen: str, other: str) -> tuple[Any, ...]:
         """Another model or comparison; the image stays."""
-        if look is not None:
-            return self._looked(look.name, look.content, chosen, other, look.truth)
-        loaded = self._load(chosen, other)
-        sliders = [gr.Slider(value=model.predictor.threshold) for model in loaded[:1]]
-        return (None, views.header(self._models.name, loaded), views.welcome(), *sliders, _second(loaded), *_away())
+        if not session.is_empty:
+            return self._looked(session, session.look.name, session.look.content, chosen, other)
+        return self._shown(session, self._load(chosen, other), views.welcome())
 
-    def moved(self, index: int, threshold: float, look: Look | None) -> tuple[Look | None, str]:
+    def moved(self, index: int, threshold: float, session: Session) -> tuple[Session, str]:
         """The slider of a model: from what was predicted before, without the model."""
-        if look is None or index >= len(look.readings):
-            return look, views.welcome() if look is None else views.pictures(look)
-        look = look.with_threshold(index, threshold)
-        return look, views.pictures(look)
+        if session.is_empty:
+            return session, views.welcome()
+        return session, session.change(lambda look: look.with_threshold(index, threshold), views.pictures)
 
-    def compared(self, path: str | None, look: Look | None) -> tuple[Look, str]:
+    def compared(self, path: str | None, session: Session) -> tuple[Session, str]:
         """A truth, with which the predictions are compared from now on."""
-        if path is None or look is None:
+        if path is None or session.is_empty:
             raise UserError("a truth needs an image first; drop one, then its mask.")
-        look = look.with_truth(_take(path)[1])
-        return look, views.pictures(look)
+        _, content = _take(path)
+        return session, session.change(lambda look: look.with_truth(content), views.pictures)
 
-    def marked(self, look: Look | None) -> str:
+    def marked(self, session: Session) -> str:
         """The result is wrong."""
-        return views.note(f"Noted as wrong: {_present(look).mark_wrong(self._corrections)}")
+        return views.note(f"Noted as wrong: {session.look.mark_wrong(self._corrections)}")
 
-    def began(self, look: Look | None) -> tuple[str, Any, str]:
+    def began(self, session: Session) -> tuple[str, Any, str]:
         """The editor with the mask as it is now."""
-        look = _present(look)
+        look = session.look
         look.check_redrawable()
         return views.to_redraw(look), gr.Column(visible=True), ""
 
-    def saved(self, drawn: str, look: Look | None) -> tuple[str, Any]:
+    def saved(self, drawn: str, session: Session) -> tuple[str, Any]:
         """What was redrawn."""
-        where = _present(look).redraw(self._corrections, drawn)
-        return views.note(f"Saved: {where}. Train with it: --additional {self._corrections.folder}"), gr.Column(
-            visible=False
-        )
+        where = session.look.redraw(self._corrections, drawn)
+        told = f"Saved: {where}. Train with it: --additional {self._corrections.folder}"
+        return views.note(told), gr.Column(visible=False)
 
-    def _load(self, chosen: str, other: str) -> list[Any]:
+    def _load(self, chosen: str, other: str) -> list[LoadedModel]:
         return [self._models.load(reference) for reference in (chosen, other) if reference != _NOBODY]
 
-    def _looked(
-        self, name: str, content: bytes, chosen: str, other: str, truth: np.ndarray | None = None
-    ) -> tuple[Any, ...]:
+    def _looked(self, session: Session, name: str, content: bytes, chosen: str, other: str) -> tuple[Any, ...]:
         models = self._load(chosen, other)
-        look = look_at(name, content, models, truth)
+        return self._shown(session, models, session.begin(look_at(name, content, models), views.pictures))
+
+    def _shown(self, session: Session, models: Sequence[LoadedModel], pictures: str) -> tuple[Any, ...]:
+        """Everything on the page that depends on the image or the models: no note and no editor of another image."""
+        first, last = models[0].predictor, models[-1].predictor
         return (
-            look,
+            session,
             views.header(self._models.name, models),
-            views.pictures(look),
-            gr.Slider(value=look.readings[0].threshold),
-            _second(models),
-            *_away(),
+            pictures,
+            gr.Slider(value=first.threshold),
+            gr.Slider(value=last.threshold, visible=len(models) == 2),
+            "",
+            gr.Column(visible=False),
         )
-
-
-def _second(models: Sequence[Any]) -> Any:
-    """The slider of the other model, where there is one."""
-    return gr.Slider(visible=len(models) == 2, value=models[-1].predictor.threshold)
-
-
-def _away() -> tuple[str, Any]:
-    """No note, no editor: they were of another image."""
-    return "", gr.Column(visible=False)
-
-
-def _present(look: Look | None) -> Look:
-    if look is None:
-        raise UserError("there must be an image first; drop one, or pick an example.")
-    return look
 
 
 def build(page: Page, title: str) -> gr.Blocks:
     """The page's components and what happens between them."""
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=_SWEEP, fill_width=True) as blocks:
-        look = gr.State(None, time_to_live=_FORGET)
+        session = gr.State(Session(), time_to_live=_FORGET)
         drawn, source = gr.Textbox(visible=False), gr.Textbox(visible=False)
         head = gr.HTML()
         with gr.Row():
@@ -203,35 +186,35 @@ def build(page: Page, title: str) -> gr.Blocks:
                     gr.HTML(views.editor())
                     save = gr.Button("Save correction", variant="primary", scale=0, elem_id="save")
 
-        shown = [look, head, pictures, threshold, second, note, canvas]
+        shown = [session, head, pictures, threshold, second, note, canvas]
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         busy: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "model"}
         blocks.load(_told(page.opened), None, [chosen, other, head, threshold], **hidden)
-        drop.upload(_emptied(page.uploaded, len(shown)), [drop, chosen, other], [*shown, drop], **busy)
-        truth.upload(_emptied(page.compared, 2), [truth, look], [look, pictures, truth], **hidden)
+        drop.upload(_emptied(page.uploaded, len(shown)), [drop, session, chosen, other], [*shown, drop], **busy)
+        truth.upload(_emptied(page.compared, 2), [truth, session], [session, pictures, truth], **hidden)
         if page.examples:
 
-            def picked(event: gr.SelectData, chosen: str, other: str) -> tuple[Any, ...]:
-                return tuple(_told(page.picked)(event.index, chosen, other))
+            def picked(event: gr.SelectData, session: Session, chosen: str, other: str) -> tuple[Any, ...]:
+                return tuple(_told(page.picked)(event.index, session, chosen, other))
 
-            gallery.select(picked, [chosen, other], shown, **busy)
+            gallery.select(picked, [session, chosen, other], shown, **busy)
         for choice in (chosen, other):
-            choice.input(_told(page.chose), [look, chosen, other], shown, **busy)
+            choice.input(_told(page.chose), [session, chosen, other], shown, **busy)
         for index, slider in enumerate((threshold, second)):
             slider.input(
                 _mover(page, index),
-                [slider, look],
-                [look, pictures],
+                [slider, session],
+                [session, pictures],
                 trigger_mode="always_last",
                 concurrency_limit=8,
                 **hidden,
             )
-        wrong.click(_told(page.marked), [look], [note], **hidden)
-        began = redraw.click(_told(page.began), [look], [source, canvas, note], **hidden)
+        wrong.click(_told(page.marked), [session], [note], **hidden)
+        began = redraw.click(_told(page.began), [session], [source, canvas, note], **hidden)
         began.success(
             None, [source], None, js="(source) => { window.segEditor.load(source); }", api_visibility="private"
         )
-        save.click(_told(page.saved), [drawn, look], [note, canvas], js=_WITH_DRAWING, **hidden)
+        save.click(_told(page.saved), [drawn, session], [note, canvas], js=_WITH_DRAWING, **hidden)
     return blocks
 
 
@@ -239,8 +222,8 @@ _PICK = """element.addEventListener("click", (event) => {
   const chosen = event.target.closest("button");
   if (chosen) trigger("select", { index: Number(chosen.dataset.index), value: chosen.title });
 })"""
-_WITH_DRAWING = "(drawn, look) => [window.segEditor.png(), look]"
+_WITH_DRAWING = "(drawn, session) => [window.segEditor.png(), session]"
 
 
-def _mover(page: Page, index: int) -> Callable[[float, Look | None], tuple[Look | None, str]]:
-    return lambda threshold, look: page.moved(index, threshold, look)
+def _mover(page: Page, index: int) -> Callable[[float, Session], tuple[Session, str]]:
+    return lambda threshold, session: page.moved(index, threshold, session)

@@ -73,6 +73,10 @@ class Look:
             )
         return replace(self, truth=mask)
 
+    def with_same_truth(self, other: "Look") -> "Look":
+        """The same with the truth of another look at the same image."""
+        return replace(self, truth=other.truth)
+
     def reference(self, index: int) -> NDArray[np.uint8] | None:
         """What a reading is compared with: the truth, else the other model's mask; None where there is neither."""
         if self.truth is not None:
@@ -127,14 +131,13 @@ class Look:
         return {"model": reading.model.info.uri, "threshold": reading.threshold}
 
 
-def look_at(name: str, content: bytes, models: Sequence[LoadedModel], truth: NDArray[np.uint8] | None = None) -> Look:
+def look_at(name: str, content: bytes, models: Sequence[LoadedModel]) -> Look:
     """Predicts one image with each model, at each model's own threshold.
 
     Args:
         name: of the file, for people.
         content: the encoded file.
         models: one, or two that are compared.
-        truth: (height, width) of 0 and 1, where one was given before.
 
     Raises:
         UserError: if the image cannot be read.
@@ -144,7 +147,7 @@ def look_at(name: str, content: bytes, models: Sequence[LoadedModel], truth: NDA
     for model in models:
         prediction = model.predictor.predict(content)
         readings.append(Reading(model=model, prediction=prediction, threshold=prediction.threshold))
-    return Look(name=name, content=content, image=image, readings=tuple(readings), truth=truth)
+    return Look(name=name, content=content, image=image, readings=tuple(readings))
 
 
 def _size(array: np.ndarray) -> str:

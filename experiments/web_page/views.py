@@ -16,7 +16,7 @@ from seg.page import Html, data_uri, element, join, picture
 _SHOWN = 512  # pixels of a picture's longer side
 
 
-def header(name: str, models: list[LoadedModel]) -> Html:
+def header(name: str, models: Sequence[LoadedModel]) -> Html:
     """The page's head: which models answer, and how good they are."""
     return element(
         "header",
