@@ -90,11 +90,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models.load(models.choices()[0][1])  # what is broken is said here, and the first person does not wait
     with tempfile.TemporaryDirectory(prefix="seg-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        _serve(values, models, found)
+        serve(values, models, found)
     return 0
 
 
-def _serve(values: argparse.Namespace, models: Models, found: Sequence[tuple[str, bytes]]) -> None:
+def serve(values: argparse.Namespace, models: Models, found: Sequence[tuple[str, bytes]]) -> None:
+    """Answers until it is interrupted.
+
+    Args:
+        values: the options.
+        models: to choose from.
+        found: the examples.
+
+    Raises:
+        UserError: if it cannot answer at `host` and `port`.
+    """
     from experiments.web_page import layout
 
     page = layout.Page(models, Corrections(Path(values.corrections)), found)

@@ -72,6 +72,10 @@ class TestLook:
         assert moved.readings[1].mask.tolist() == [[0, 1, 1, 1], [0, 0, 0, 0]]
         assert FakePredictor.calls == calls
 
+    def test_the_slider_of_a_model_that_is_gone(self) -> None:
+        alone = look_at("scan.png", IMAGE, [model(1, CHAMPION)])
+        assert alone.with_threshold(1, 0.9) is alone
+
     def test_compared_with_the_other_model_or_the_truth(self, look: Look) -> None:
         reference = look.reference(0)
         assert reference is not None

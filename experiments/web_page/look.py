@@ -54,7 +54,12 @@ class Look:
     truth: NDArray[np.uint8] | None = None
 
     def with_threshold(self, index: int, threshold: float) -> "Look":
-        """The same with another threshold of one reading; nothing is predicted."""
+        """The same with another threshold of one reading; nothing is predicted.
+
+        The slider of a model that is no longer compared with may still be moving: that changes nothing.
+        """
+        if index >= len(self.readings):
+            return self
         readings = list(self.readings)
         readings[index] = replace(readings[index], threshold=threshold)
         return replace(self, readings=tuple(readings))
