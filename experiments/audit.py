@@ -35,9 +35,15 @@ def report(values: argparse.Namespace, manifest: Manifest, folder: Path, stream:
     """Audits the dataset that the options name, writes the report and prints its summary.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or no image names its group as the options say.
     """
-    findings = audit(datasets.export_folder(values), manifest, datasets.additional_folder(values))
+    findings = audit(
+        datasets.export_folder(values),
+        manifest,
+        group_pattern=values.group_pattern,
+        group_column=values.group_column,
+        additional=datasets.additional_folder(values),
+    )
     try:
         page = write_report(findings, manifest, folder)
     except OSError as error:

@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"  {split:5}  {summary.examples} images, {summary.empty} without foreground, "
             f"{summary.foreground:.1%} of the pixels foreground"
         )
+    if manifest.areas.agreeing < manifest.areas.stated:
+        print(f"  {manifest.areas}")
     if manifest.left_out:
         print(f"  left out: {len(manifest.left_out)}; see left_out in the manifest")
     print(f"  {manifest.folder}")

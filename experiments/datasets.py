@@ -10,6 +10,7 @@ from seg.config import TrainConfig
 from seg.data.convert import convert
 from seg.data.demo import write_demo
 from seg.data.manifest import Manifest
+from seg.data.splits import DivisionSettings
 from seg.errors import UserError
 
 DEMO = "demo"
@@ -51,17 +52,23 @@ def additional_folder(values: argparse.Namespace) -> Path | None:
     return Path(values.additional) if values.additional else None
 
 
-def prepare(values: argparse.Namespace, image_size: int, split: str | None = None) -> Manifest:
+def given_division(values: argparse.Namespace, split: str) -> DivisionSettings:
+    """How the options say that the images are divided."""
+    return DivisionSettings(split, values.group_pattern, values.group_column, values.split_seed)
+
+
+def prepare(values: argparse.Namespace, image_size: int, division: DivisionSettings | None = None) -> Manifest:
     """The converted dataset that the options name, converted now unless it is up to date.
 
     Args:
         values: the parsed options.
         image_size: side of the records, in pixels.
-        split: how the images are divided, where the option `split` means something else.
+        division: how the images are divided, where the option `split` means something else.
 
     Raises:
         UserError: if `data` is no COCO export, or holds what `on_bad=fail` refuses, or `workspace` cannot be written.
     """
+    division = division or given_division(values, values.split)
     return convert(
         export_folder(values),
         Path(values.workspace),
@@ -71,10 +78,10 @@ def prepare(values: argparse.Namespace, image_size: int, split: str | None = Non
         crowds=values.crowds,
         overlaps=values.overlaps,
         exif=values.exif,
-        split=split or values.split,
-        group_pattern=values.group_pattern,
-        group_column=values.group_column,
-        split_seed=values.split_seed,
+        split=division.split,
+        group_pattern=division.group_pattern,
+        group_column=division.group_column,
+        split_seed=division.seed,
         additional=additional_folder(values),
         announce=lambda line: print(line, file=sys.stderr),
     )

@@ -4,6 +4,9 @@
 
 The names are those of docs/protocol.md. A registered model is scored at its own threshold; for the model of a run, the
 threshold is tuned on the validation split first. The run holds the scores, a table of every image, and panels.
+
+The images are divided as they were for the run that trained the model, unless dataset_split and the options of groups
+say otherwise.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from experiments.models import fetch_model
 from experiments.one_job import evaluate
 from experiments.options import Option, parser
 from experiments.tracking import Tracker
+from experiments.trained_division import AUTO, trained_division
 
 SCORED = Option(type=str, default="test", choices=("train", "val", "test"), help="images to score")
 
@@ -34,7 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None)
     with tempfile.TemporaryDirectory() as scratch, LocalExecutor(1) as executor:
         model = fetch_model(values.model, tracker, Path(scratch) / "model")
-        manifest = datasets.prepare(values, model.image_size, values.dataset_split)
+        if values.dataset_split == AUTO:
+            division = trained_division(values, model, tracker)
+        else:
+            division = datasets.given_division(values, values.dataset_split)
+        manifest = datasets.prepare(values, model.image_size, division)
         asked = {"model": values.model, "split": values.split, "threshold": values.threshold or "tuned"}
         run_id = tracker.start_run(f"evaluate {values.split}", asked, manifest, adopt=launch.run_id)
         with tracker.ending(run_id):

@@ -1,4 +1,4 @@
-"""After a study: score its winner on the test split once, register it, and make it champion if it is better."""
+"""After a study: score its winner on the test split once, register it, and make it champion if it passes the gate."""
 
 import argparse
 import json
@@ -9,21 +9,20 @@ from typing import Any
 
 import cv2
 
-from experiments import datasets
 from experiments.executors.base import Executor
-from experiments.models import fetch_version
+from experiments.image_scores import FINAL, SPLIT, ImageScores, read_scores, scores_on
 from experiments.one_job import evaluate
 from experiments.progress import describe
-from experiments.registry import ModelInfo, Registered, Registry
+from experiments.promotion import Decision, contend
+from experiments.registry import ModelInfo, Registry
 from experiments.search import SearchSpace
 from experiments.storage import TrialRow
 from experiments.study_result import StudyResult, final_folder
+from experiments.tasks import EVALUATION_FORMAT
 from experiments.tracking import Tracker
 from seg.data.appearance import measure_training_images
 from seg.data.manifest import Manifest
 from seg.errors import UserError
-
-SPLIT = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +32,20 @@ class Finished:
     Attributes:
         trial: number of the best trial.
         arm: what distinguishes it, for people.
+        config: its settings.
+        folder: holds the files of its evaluation.
         evaluation: on the test split; see `experiments.tasks`.
-        registered: what became of the model.
+        version: the registered model.
+        decision: whether it is champion now, and why.
     """
 
     trial: int
     arm: str
+    config: Mapping[str, Any]
+    folder: Path
     evaluation: Mapping[str, Any]
-    registered: Registered
+    version: ModelInfo
+    decision: Decision
 
 
 def finish(
@@ -68,13 +73,18 @@ def finish(
     metrics = score_metrics(evaluation, SPLIT)
     for run_id in (best.run_id, result.run_id):
         tracker.log_metrics(run_id, metrics)
-        tracker.log_folder(run_id, folder, "final")
-    registered = _register(best, model, evaluation, manifest, tracker, executor, values)
-    tracker.log_tags(
-        result.run_id, {"best_trial": best.number, "model": registered.model.uri, "champion": registered.is_champion}
-    )
+        tracker.log_folder(run_id, folder, FINAL)
+    version = _register(best, model, evaluation, manifest, tracker, values.model_name)
+    decision = _decide(version, folder, tracker, executor, values)
+    tracker.log_tags(result.run_id, {"best_trial": best.number, "model": version.uri, "champion": decision.promoted})
     return Finished(
-        trial=best.number, arm=describe(best.config, space.base), evaluation=evaluation, registered=registered
+        trial=best.number,
+        arm=describe(best.config, space.base),
+        config=best.config.as_dict(),
+        folder=folder,
+        evaluation=evaluation,
+        version=version,
+        decision=decision,
     )
 
 
@@ -94,49 +104,45 @@ def score_metrics(evaluation: Mapping[str, Any], split: str) -> dict[str, float]
 def _evaluate_once(executor: Executor, folder: Path, model: Path, manifest: Manifest) -> dict[str, Any]:
     """The test split is used once for a winner: a study that goes on and keeps its winner keeps its scores."""
     try:
-        known: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        known = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return evaluate(executor, folder, model, manifest, SPLIT, None)
-    return known
+        known = {}
+    if known.get("format") == EVALUATION_FORMAT and known["split_key"] == manifest.splits[SPLIT].key:
+        return dict(known)
+    return evaluate(executor, folder, model, manifest, SPLIT, None)
 
 
 def _register(
-    best: TrialRow,
-    model: Path,
-    evaluation: Mapping[str, Any],
-    manifest: Manifest,
-    tracker: Tracker,
-    executor: Executor,
-    values: argparse.Namespace,
-) -> Registered:
+    best: TrialRow, model: Path, evaluation: Mapping[str, Any], manifest: Manifest, tracker: Tracker, name: str
+) -> ModelInfo:
     assert best.run_id is not None
-    registry = Registry(tracker.uri)
-    test_key = manifest.splits[SPLIT].key
-    champion = registry.champion(values.model_name)
-    champion_dice = None
-    # A champion without our score is none of ours: it cannot be scored here, and it keeps its alias.
-    if champion is not None and champion.dice is not None and champion.test_key != test_key:
-        champion_dice = _score_champion(champion, registry, executor, model.parent.with_name("champion"), values)
     image = manifest.records(SPLIT)[0, ..., 2::-1]  # OpenCV writes BGR
-    return registry.register(
+    return Registry(tracker.uri).register(
         best.run_id,
         model,
-        values.model_name,
-        scores={name: interval["mean"] for name, interval in evaluation["scores"].items()},
+        name,
+        scores={score: interval["mean"] for score, interval in evaluation["scores"].items()},
         threshold=evaluation["threshold"],
         dataset_key=manifest.key,
-        test_key=test_key,
+        test_key=manifest.splits[SPLIT].key,
         example=cv2.imencode(".png", image)[1].tobytes(),
         training_images=measure_training_images(manifest),
-        champion_dice=champion_dice,
     )
 
 
-def _score_champion(
-    champion: ModelInfo, registry: Registry, executor: Executor, folder: Path, values: argparse.Namespace
-) -> float:
-    """The champion's score on the test images at hand: its own scores are of others."""
-    model = fetch_version(champion, registry, folder / f"version_{champion.version}")
-    manifest = datasets.prepare(values, model.image_size)
-    evaluation = evaluate(executor, folder, model.file, manifest, SPLIT, model.threshold)
-    return float(evaluation["scores"]["dice_own_size"]["mean"])
+def _decide(
+    version: ModelInfo, folder: Path, tracker: Tracker, executor: Executor, values: argparse.Namespace
+) -> Decision:
+    """The gate between the new version, whose evaluation lies in `folder`, and the champion."""
+    registry = Registry(tracker.uri)
+    ours = read_scores(folder)
+
+    def scores_of(model: ModelInfo) -> ImageScores:
+        if model == version:
+            return ours
+        place = Path(values.workspace).absolute() / "promotions"
+        return scores_on(
+            model, ours.test_key, tracker=tracker, registry=registry, executor=executor, values=values, folder=place
+        )
+
+    return contend(registry, version, scores_of)

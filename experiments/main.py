@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import audit, datasets, entry, presets
+from experiments.card.publish import publish_card
 from experiments.finish import Finished, finish
 from experiments.options import FIELDS, parser
 from experiments.registry import check_name
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             publish_study(result, manifest, tracker)
             tracker.log_folder(result.run_id, audited, "audit")
             finished = finish(result, space, manifest, tracker, executor, values)
+            publish_card(finished, result.run_id, manifest, audited, tracker, values)
             publish_page(values.study, values.storage, Path(values.workspace), tracker)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def summary(finished: Finished, model_name: str) -> str:
     """The lines that a person reads at the end."""
-    evaluation, registered = finished.evaluation, finished.registered
+    evaluation = finished.evaluation
     dice = evaluation["scores"]["dice"]
     rows = [(f"Dice on {evaluation['examples']} test images", dice["mean"])]
     rows += [(f"  {name.replace('_', ' ')}", score) for name, score in evaluation["baselines"].items()]
@@ -68,7 +70,7 @@ def summary(finished: Finished, model_name: str) -> str:
     lines += [f"  {name:{width}}  {score:.3f}" for name, score in rows]
     lines[1] += f"  (95 %: {dice['low']:.3f} to {dice['high']:.3f}), beside three that learned nothing:"
     lines += [
-        f"registered: {model_name} version {registered.model.version}, {registered.reason}",
+        f"registered: {model_name} version {finished.version.version}, {finished.decision.reason}",
         f'load:       mlflow.pyfunc.load_model("models:/{model_name}@champion")',
     ]
     return "\n".join(lines)

@@ -19,11 +19,13 @@ class FetchedModel:
         file: the Keras model; `settings.json` lies beside it where a threshold was tuned.
         threshold: the tuned one; None for the model of a run, which has none yet.
         image_size: side of the images that it takes, in pixels.
+        run_id: of the run that trained it; empty where the registry knows none.
     """
 
     file: Path
     threshold: float | None
     image_size: int
+    run_id: str
 
 
 def fetch_model(model: str, tracker: Tracker, folder: Path) -> FetchedModel:
@@ -36,7 +38,7 @@ def fetch_model(model: str, tracker: Tracker, folder: Path) -> FetchedModel:
         registry = Registry(tracker.uri)
         return fetch_version(registry.find(model), registry, folder)
     file = tracker.download(model, MODEL, folder)
-    return FetchedModel(file=file, threshold=None, image_size=read_image_size(file))
+    return FetchedModel(file=file, threshold=None, image_size=read_image_size(file), run_id=model)
 
 
 def fetch_version(version: ModelInfo, registry: Registry, folder: Path) -> FetchedModel:
@@ -44,7 +46,12 @@ def fetch_version(version: ModelInfo, registry: Registry, folder: Path) -> Fetch
     fetched = registry.download(version, folder)
     settings = json.loads((fetched / SETTINGS).read_text(encoding="utf-8"))
     file = fetched / MODEL
-    return FetchedModel(file=file, threshold=float(settings["threshold"]), image_size=read_image_size(file))
+    return FetchedModel(
+        file=file,
+        threshold=float(settings["threshold"]),
+        image_size=read_image_size(file),
+        run_id=version.run_id,
+    )
 
 
 def read_image_size(file: Path) -> int:

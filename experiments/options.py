@@ -32,6 +32,14 @@ class Option:
     choices: tuple[str, ...] | None = None
 
 
+def margin(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
 def threshold(text: str) -> float | None:
     """None for `tuned`, else the number."""
     if text == "tuned":
@@ -80,7 +88,7 @@ _RUNNER = {
         type=str,
         default="",
         help="regular expression on the file names whose first group is an image's group, for split=grouped and "
-        "kfold; empty: groups are found from numbered names and likeness",
+        "kfold, and for the audit of any split; empty: groups are found from numbered names and likeness",
     ),
     "group_column": Option(
         type=str,
@@ -133,7 +141,10 @@ _RUNNER = {
         help="a registered model (models:/NAME@ALIAS, models:/NAME/VERSION) or the id of a run",
     ),
     "dataset_split": Option(
-        type=str, default="official", help="how the images are divided, as `split` has it in the other entry points"
+        type=str,
+        default="auto",
+        help="how the images are divided, as `split` has it in the other entry points; auto: as the model was trained, "
+        "with that run's group_pattern, group_column and split_seed",
     ),
     "threshold": Option(
         type=threshold,
@@ -141,7 +152,6 @@ _RUNNER = {
         help="probability, between 0 and 1, from which a pixel is foreground; tuned: as validation had it",
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
-    "output": Option(type=str, default="predictions", help="folder for masks and overlays"),
     "examples": Option(
         type=str,
         default="",
@@ -151,6 +161,29 @@ _RUNNER = {
     "host": Option(type=str, default="127.0.0.1", help="address to answer on; 0.0.0.0 for every machine, unprotected"),
     "port": Option(type=int, default=7860, help="port to answer on"),
     "max_upload": Option(type=int, default=64, help="largest file that may be uploaded, in megabytes"),
+    "margin": Option(
+        type=margin, default=0.01, help="loss of mean test Dice that the paired 95 % interval must exclude, 0 to 1"
+    ),
+    "force": Option(
+        type=str,
+        default="no",
+        choices=("no", "yes"),
+        help="yes: promote whatever the comparison says; it is recorded on the version",
+    ),
+    "rollback": Option(
+        type=str,
+        default="no",
+        choices=("no", "yes"),
+        help="yes: instead of promoting, put the champion's alias back on the version that had it before",
+    ),
+    "output": Option(type=str, default="predictions", help="folder for masks, overlays and COCO results"),
+    "tta": Option(
+        type=str,
+        default="none",
+        choices=("none", "flips"),
+        help="test-time augmentation: none; or flips, the mean of an image and its three mirror images, in four times "
+        "the time",
+    ),
     "segmentation": Option(
         type=str,
         default="rle",

@@ -1,6 +1,9 @@
-"""Masks for image files: OUTPUT/masks/NAME.png (0 and 255, at the image's own size) and OUTPUT/overlays/NAME.png.
+"""Masks of image files, as pictures and as COCO results; the same command again does only what is missing.
 
     python -m experiments.predict --images scans --model models:/seg-unet@champion
+
+OUTPUT/masks/NAME.png is 0 and 255 at the image's own size, OUTPUT/overlays/NAME.png shows it on the image, results.json
+holds all masks with their scores, images.json says which image each id is, and predictions.csv is a table of them.
 
 A file that is no image costs that file: the others are predicted, the broken ones are named, and the exit code is 1.
 """
@@ -9,18 +12,16 @@ import argparse
 import glob
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-from tqdm import tqdm
-
 from experiments import entry
+from experiments.batch_prediction import PredictedFile, PredictionSettings, hash_model, open_output, predict_files
+from experiments.coco_results import image_ids, remove_results, write_results
 from experiments.models import fetch_model
 from experiments.options import parser
 from experiments.tracking import Tracker
-from seg import overlay
-from seg.data.images import decode_image
 from seg.errors import UserError
 from seg.inference import Predictor
 from seg.start import start_tensorflow
@@ -29,7 +30,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return parser("predict", __doc__, ["images", "model", "output", "threshold"])
+    return parser("predict", __doc__, ["images", "model", "output", "threshold", "tta", "segmentation"])
 
 
 def find_images(images: str, output: Path) -> list[Path]:
@@ -57,44 +58,39 @@ def find_images(images: str, output: Path) -> list[Path]:
     return sorted(found)
 
 
-def output_names(paths: Sequence[Path]) -> list[str]:
-    """One PNG name per file: its stem, and a number behind it where another file has that name already."""
-    taken: set[str] = set()
-    names = []
-    for path in paths:
-        name, number = path.stem, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{path.stem}_{number}"
-        taken.add(name.casefold())
-        names.append(f"{name}.png")
-    return names
+@dataclass
+class _Count:
+    """What is said on stderr while the files go by, and how many there were of each kind."""
+
+    predicted: int = 0
+    unlike: int = 0
+    broken: int = 0
+
+    def good(self, files: Iterable[PredictedFile]) -> Iterator[PredictedFile]:
+        for file in files:
+            if "error" in file.record:
+                self.broken += 1
+                print(f"error: {file.path}: {file.record['error']}", file=sys.stderr)
+                continue
+            if file.record["unlike"]:
+                self.unlike += 1
+                print(f"unlike the training images: {file.path}: {'; '.join(file.record['unlike'])}", file=sys.stderr)
+            self.predicted += 1
+            yield file
 
 
-def predict_files(predictor: Predictor, paths: Sequence[Path], output: Path, threshold: float | None) -> list[str]:
-    """Writes a mask and an overlay per file; returns one line for each file that could not be predicted."""
-    for folder in ("masks", "overlays"):
-        (output / folder).mkdir(parents=True, exist_ok=True)
-    broken = []
-    for path, name in zip(tqdm(paths, unit="image", delay=2), output_names(paths), strict=True):
-        try:
-            data = path.read_bytes()
-            image = decode_image(data)
-        except (OSError, UserError) as error:
-            broken.append(f"{path}: {error}")
-            continue
-        mask = predictor.predict(data, threshold).mask
-        _write_png(output / "masks" / name, mask * 255)
-        _write_png(output / "overlays" / name, cv2.cvtColor(overlay.overlay(image, mask), cv2.COLOR_RGB2BGR))
-    return broken
-
-
-def _write_png(path: Path, image: cv2.typing.MatLike) -> None:
-    """Writes beside the final place and renames, so that no reader meets half a picture."""
-    partial = path.with_suffix(".partial.png")
-    if not cv2.imwrite(str(partial), image):
-        raise UserError(f"{path} cannot be written; choose another --output.")
-    partial.replace(path)
+def predict_folder(predictor: Predictor, paths: Sequence[Path], output: Path, settings: PredictionSettings) -> int:
+    """Pictures, COCO results and table of all files, and what there is to say of them; returns the exit code."""
+    ids = image_ids(paths)
+    count = _Count()
+    with open_output(output, settings) as journal:
+        remove_results(output)
+        files = predict_files(predictor, paths, output, settings, journal)
+        write_results(count.good(files), output, ids, settings.key)
+    if ids.note:
+        print(f"the image ids of results.json are its own: {ids.note}")
+    print(f"{count.predicted} of {len(paths)} images, {count.unlike} of them unlike the training images: {output}")
+    return entry.FAILED if count.broken else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,11 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = fetch_model(values.model, Tracker(launch.tracking_uri, None), Path(scratch))
         start_tensorflow()
         predictor = Predictor.load(model.file)
-    broken = predict_files(predictor, paths, output, values.threshold)
-    for line in broken:
-        print(f"error: {line}", file=sys.stderr)
-    print(f"{len(paths) - len(broken)} of {len(paths)} images: {output / 'masks'}, {output / 'overlays'}")
-    return entry.FAILED if broken else 0
+        settings = PredictionSettings(
+            model=hash_model(model.file),
+            threshold=predictor.threshold if values.threshold is None else values.threshold,
+            tta=values.tta,
+            segmentation=values.segmentation,
+        )
+    return predict_folder(predictor, paths, output, settings)
 
 
 if __name__ == "__main__":

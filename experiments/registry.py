@@ -3,7 +3,7 @@
 import base64
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from seg.errors import UserError
 
 CHAMPION = "champion"
 GATE = "dice_own_size"  # the score that decides between two models
+_HISTORY = "champions"  # tag of a registered model
+_LONGEST_TAG, _LONGEST_DESCRIPTION = 5000, 5000  # what MLflow's database holds
 _SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -45,21 +47,6 @@ class ModelInfo:
     def uri(self) -> str:
         """What `mlflow.pyfunc.load_model` takes."""
         return f"models:/{self.name}/{self.version}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Registered:
-    """What became of a model that was registered.
-
-    Attributes:
-        model: the new version, or the one that the run had already.
-        is_champion: whether the alias `champion` is on it now.
-        reason: one line for people that says why.
-    """
-
-    model: ModelInfo
-    is_champion: bool
-    reason: str
 
 
 class Registry:
@@ -140,6 +127,60 @@ class Registry:
         )
         return Path(fetched)
 
+    def newest(self, name: str) -> ModelInfo:
+        """The version that was registered last.
+
+        Raises:
+            UserError: if there is none.
+        """
+        found = self._client.search_model_versions(f"name = '{name}'", max_results=1, order_by=["version_number DESC"])
+        if not found:
+            raise UserError(
+                f"model_name must have a version in the registry {tracking_uri.displayed(self.uri)}, got '{name}'; "
+                "register one with main."
+            )
+        return _info(found[0])
+
+    def of_run(self, name: str, run_id: str) -> ModelInfo | None:
+        """The version of `name` that holds a run's model; None where it was not registered."""
+        found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        return _info(found[0]) if found else None
+
+    def past_champions(self, name: str) -> list[str]:
+        """The versions that were champion, in order, the present one last; without those that rollbacks took back."""
+        tags = self._client.get_registered_model(name).tags
+        return tags.get(_HISTORY, "").split()
+
+    def make_champion(self, model: ModelInfo, expected: ModelInfo | None, history: Sequence[str]) -> None:
+        """Moves the alias `champion`.
+
+        Args:
+            model: which gets it.
+            expected: which has it, as far as the caller knows. MLflow cannot compare and set: it is read again right
+                before the move, which leaves a gap of milliseconds.
+            history: what `past_champions` shall be.
+
+        Raises:
+            UserError: if another version has it by now.
+        """
+        present = self.champion(model.name)
+        if (present and present.version) != (expected and expected.version):
+            raise UserError(
+                f"the champion of {model.name} must stay the same while it is decided, and it became version "
+                f"{present.version if present else 'none'} meanwhile; run promote again."
+            )
+        self._client.set_registered_model_alias(model.name, CHAMPION, model.version)
+        self._client.set_registered_model_tag(model.name, _HISTORY, " ".join(history))
+
+    def note(self, model: ModelInfo, tags: Mapping[str, str]) -> None:
+        """Sets tags of a version."""
+        for tag, value in tags.items():
+            self._client.set_model_version_tag(model.name, model.version, tag, value[:_LONGEST_TAG])
+
+    def describe(self, model: ModelInfo, markdown: str) -> None:
+        """Sets the description of a version, which MLflow's page shows."""
+        self._client.update_model_version(model.name, model.version, markdown[:_LONGEST_DESCRIPTION])
+
     def register(
         self,
         run_id: str,
@@ -152,24 +193,21 @@ class Registry:
         test_key: str,
         example: bytes,
         training_images: Appearance,
-        champion_dice: float | None = None,
-    ) -> Registered:
-        """Makes a run's model a version of `name`, and the champion if it beats the champion on the same test data.
+    ) -> ModelInfo:
+        """Makes a run's model a version of `name`; `experiments.promotion` decides which version is champion.
 
-        The same run again makes no second version: its tags are renewed and the alias is decided anew.
+        The same run again makes no second version: its tags are renewed.
 
         Args:
             run_id: of the trial that trained the model.
             model_file: the `.keras` file.
             name: of the registered model; see `check_name`.
-            scores: on the test split, by name; `dice_own_size` decides.
+            scores: on the test split, by name.
             threshold: tuned on validation; becomes the default of the model's parameter `threshold`.
             dataset_key: key of the dataset that the model was trained on.
             test_key: key of the split that the scores are of.
             example: an encoded image, the model's input example.
             training_images: what they look like; the model says when it is given something else.
-            champion_dice: the present champion's `dice_own_size` on this very test split, where the caller measured
-                it. Needed where its stored score is of other test data; without it, that champion stays.
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
@@ -178,19 +216,14 @@ class Registry:
             "test_key": test_key,
             "run": run_id,
         }
-        found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        found = self.of_run(name, run_id)
         if found:
-            number = str(found[0].version)
-            for tag, value in tags.items():
-                self._client.set_model_version_tag(name, number, tag, value)
+            self.note(found, tags)
+            number = found.version
         else:
             settings = {"threshold": threshold, "training_images": training_images.to_json()}
             number = self._create_version(run_id, model_file, name, tags, settings, example)
-        model = _info(self._client.get_model_version(name, number))
-        wins, reason = beats(model, self.champion(name), champion_dice)
-        if wins:
-            self._client.set_registered_model_alias(name, CHAMPION, number)
-        return Registered(model=model, is_champion=wins, reason=reason)
+        return _info(self._client.get_model_version(name, number))
 
     def _create_version(
         self,
@@ -236,28 +269,6 @@ def check_name(name: str) -> None:
     """Raises UserError unless MLflow can register and load a model of this name."""
     if not name.strip() or any(sign in name for sign in "/:'\"%"):
         raise UserError(f"model_name must be without / : % and quotes, and not empty, got '{name}'; use seg-unet.")
-
-
-def beats(model: ModelInfo, champion: ModelInfo | None, champion_dice: float | None = None) -> tuple[bool, str]:
-    """Whether a model takes the alias `champion`, and why.
-
-    Args:
-        model: the candidate, with the score of its test data.
-        champion: the one that has the alias now, if any.
-        champion_dice: the champion's score on the candidate's test data, where it was measured anew.
-    """
-    if champion is None:
-        return True, "the first champion"
-    if champion.version == model.version:
-        return True, "the champion already"
-    if champion_dice is None and champion.test_key == model.test_key:
-        champion_dice = champion.dice
-    if champion_dice is None or model.dice is None:
-        return False, f"version {champion.version} stays champion: it was not scored on this test data"
-    comparison = f"test Dice {model.dice:.4f} against {champion_dice:.4f} of version {champion.version}"
-    if model.dice > champion_dice:
-        return True, f"the new champion: {comparison}"
-    return False, f"version {champion.version} stays champion: {comparison}"
 
 
 def _info(version: ModelVersion) -> ModelInfo:

@@ -18,13 +18,16 @@ from seg.data.manifest import Manifest
 from seg.errors import UserError
 from seg.overlay import panel
 from seg.start import start_tensorflow
+from seg.training.image_score import ImageScore, by_group, by_size
 from seg.training.result import EpochReport
+from seg.training.thresholds import THRESHOLDS, best_threshold
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
 FIXED, BEST, WORST = 4, 3, 3  # panels of each kind
+EVALUATION_FORMAT = 2  # raise it when evaluation.json gets other keys: results of another format are made anew
 EVALUATION_BATCH = 16  # images at a time; scores do not depend on it
 
 
@@ -38,8 +41,8 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
         report: hears of each epoch of training; training stops when it returns False.
 
     Returns:
-        for `train`, the fields of the TrainResult; for `evaluate`, `threshold`, `examples`, `empty`, `scores` (name to
-        `mean`, `low`, `high`) and `baselines`. Both leave files in the job's folder; see docs/architecture.md.
+        for `train`, the fields of the TrainResult; for `evaluate`, what docs/protocol.md says of evaluation.json. Both
+        leave files in the job's folder; see docs/architecture.md.
     """
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +87,7 @@ def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: f
     """Scores a model on a split; leaves evaluation.json, per_image.csv, SPLIT_predictions.npz and panels."""
     from seg.training import evaluation
     from seg.training.devices import effective_batch_size, make_strategy
+    from seg.training.speed import measure_speed
 
     manifest = Manifest.load(Path(dataset))
     for needed in (split, "val") if threshold is None else (split,):
@@ -97,25 +101,36 @@ def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: f
             f"{model} takes images of {network.input_shape[1]} pixels, and {dataset} was converted at image_size "
             f"{manifest.image_size}; convert the data at image_size {network.input_shape[1]}."
         )
+    curves: dict[str, Sequence[float]] = {}
     if threshold is None:
-        threshold = evaluation.tune_threshold(network, manifest, "val", batch_size, strategy)
+        curves["val"] = evaluation.threshold_curve(network, manifest, "val", batch_size, strategy)
+        threshold = best_threshold(curves["val"])
     found = evaluation.evaluate(network, manifest, split, threshold, batch_size, strategy)
 
+    curves[split] = found.threshold_curve
     result = {
+        "format": EVALUATION_FORMAT,
+        "split": split,
+        "split_key": manifest.splits[split].key,
         "threshold": found.threshold,
         "examples": found.examples,
         "empty": found.empty,
         "scores": {name: asdict(interval) for name, interval in found.scores.items()},
         "baselines": baselines(manifest, split),
+        "threshold_curve": {"thresholds": THRESHOLDS, **curves},
+        "calibration": asdict(found.calibration),
+        "by_size": [asdict(part) for part in by_size(found.images, manifest.image_size)],
+        "by_group": [asdict(part) for part in by_group(found.images, manifest.image_size)],
+        "speed": asdict(measure_speed(network, manifest.records(split)[:batch_size, ..., :3])),
     }
-    columns = [field.name for field in fields(evaluation.ImageScore)]
+    columns = [field.name for field in fields(ImageScore)]
     _write_table(folder / "per_image.csv", columns, map(astuple, found.images))
     _write_predictions(folder, network, manifest, split, threshold, batch_size, strategy)
     # Last, and renamed into place: whoever finds it finds the rest too.
     partial = folder / ".partial.evaluation.json"
     _write(partial, json.dumps(result, indent=1) + "\n")
     partial.replace(folder / "evaluation.json")
-    return result
+    return json.loads(json.dumps(result))  # what the file holds: lists, where here are tuples
 
 
 def panel_images(masks: np.ndarray, scores: Sequence[float]) -> dict[str, int]:

@@ -53,6 +53,7 @@ _STATUS: dict[State, str] = {
 }
 # A tag that MLflow's page reads and its Python has no name for; without it, it opens on tools for language models.
 _EXPERIMENT_KIND = "mlflow.experimentKind"
+DIVISION_TAGS = ("group_pattern", "group_column", "split_seed")  # beside `split`, where it is not the official one
 _DIGEST_LENGTH = 36  # what MLflow's database holds
 
 
@@ -192,6 +193,14 @@ class Tracker:
         """Sets tags; a tag that is there already is replaced."""
         self._client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
+    def tags(self, run_id: str) -> dict[str, str]:
+        """The tags of a run.
+
+        Raises:
+            UserError: if the store has no such run.
+        """
+        return dict(self._existing(run_id).data.tags)
+
     def extend_note(self, run_id: str, markdown: str) -> None:
         """Adds to the description that the run got when it started or went on; MLflow's page shows it."""
         before = self._existing(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
@@ -238,7 +247,8 @@ class Tracker:
             UserError: if the store has no such run, or the run no such artifact.
         """
         self._existing(run_id)
-        if path not in {file.path for file in self._client.list_artifacts(run_id)}:
+        parent = path.rpartition("/")[0] or None
+        if path not in {file.path for file in self._client.list_artifacts(run_id, parent)}:
             raise UserError(f"MLflow run {run_id} must have the artifact {path}, got none; choose a run that trained.")
         folder.mkdir(parents=True, exist_ok=True)
         return Path(self._client.download_artifacts(run_id, path, str(folder)))
@@ -345,6 +355,7 @@ def _as_text(value: Any) -> str:
 
 def _common_tags(manifest: Manifest) -> dict[str, str]:
     tags = {"dataset_key": manifest.key, "split": manifest.split}
+    tags |= {name: str(manifest.settings[name]) for name in DIVISION_TAGS if manifest.settings.get(name, "") != ""}
     if commit := git_commit():
         tags["git_commit"] = commit
     return tags

@@ -1,4 +1,4 @@
-"""How sure a mean over images is: percentile bootstrap intervals."""
+"""How sure a mean over images is: percentile bootstrap intervals, drawing images, or groups of images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ def bootstrap_mean(
     seed: int = 0,
     level: float = 0.95,
     resamples: int = 2000,
+    groups: Sequence[str] | None = None,
 ) -> Interval:
     """The mean of per-image values with its percentile bootstrap interval (Efron, 1979).
 
@@ -37,9 +38,12 @@ def bootstrap_mean(
         seed: of the resampling; equal seeds give equal intervals.
         level: share of the bootstrap means inside the interval, in (0, 1).
         resamples: bootstrap samples, each as large as `values`.
+        groups: one name per image; whole groups are drawn then, as many as there are: images of one patient are alike,
+            and drawing them one by one would call a score surer than it is.
 
     Raises:
-        UserError: if there is no value, if one of them is not finite, or if `level` or `resamples` is out of range.
+        UserError: if there is no value, if one of them is not finite, or if `level`, `resamples` or the number of
+            `groups` is out of range.
     """
     observed = np.asarray(values, dtype=np.float64)
     if observed.ndim != 1 or observed.size == 0:
@@ -49,15 +53,54 @@ def bootstrap_mean(
         raise UserError(
             f"bootstrap_mean needs finite values, got {count} of {observed.size} NaN or infinite; drop them."
         )
+    return bootstrap_ratio(observed, np.ones_like(observed), seed, level, resamples, groups)
+
+
+def bootstrap_ratio(
+    numerators: Sequence[float] | NDArray[np.floating],
+    denominators: Sequence[float] | NDArray[np.floating],
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = 2000,
+    groups: Sequence[str] | None = None,
+    empty: float = 0.0,
+) -> Interval:
+    """The sum of the numerators over that of the denominators, with its percentile bootstrap interval.
+
+    Args:
+        numerators, denominators: shape (images,), finite, one of each per image.
+        empty: the ratio of a sample whose denominators are all 0.
+        seed, level, resamples, groups: as in `bootstrap_mean`.
+
+    Raises:
+        UserError: as `bootstrap_mean`.
+    """
+    pairs = np.stack([np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)])
     if not 0 < level < 1:
         raise UserError(f"level must lie between 0 and 1, got {level}; use 0.95.")
     if resamples < 1:
         raise UserError(f"resamples must be at least 1, got {resamples}; use 2000.")
+    units = pairs if groups is None else _sums_by_group(pairs, groups)
+    count = units.shape[1]
     generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    rows = max(1, _DRAWS_AT_ONCE // observed.size)
+    ratios = np.empty(resamples)
+    rows = max(1, _DRAWS_AT_ONCE // count)
     for start in range(0, resamples, rows):
-        block = means[start : start + rows]
-        block[:] = observed[generator.integers(observed.size, size=(block.size, observed.size))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean=float(observed.mean()), low=float(low), high=float(high))
+        block = ratios[start : start + rows]
+        drawn = generator.integers(count, size=(block.size, count))
+        block[:] = _ratios(units[0][drawn].sum(axis=1), units[1][drawn].sum(axis=1), empty)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    total = pairs.sum(axis=1, keepdims=True)
+    return Interval(mean=float(_ratios(total[0], total[1], empty)[0]), low=float(low), high=float(high))
+
+
+def _sums_by_group(pairs: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
+    """Each group's sums, shape (2, groups)."""
+    if len(groups) != pairs.shape[1]:
+        raise UserError(f"groups must name the group of each of the {pairs.shape[1]} images, got {len(groups)} names.")
+    names, places = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
+    return np.stack([np.bincount(places, weights=row, minlength=len(names)) for row in pairs])
+
+
+def _ratios(numerators: NDArray[np.float64], denominators: NDArray[np.float64], empty: float) -> NDArray[np.float64]:
+    return np.divide(numerators, denominators, out=np.full_like(numerators, empty), where=denominators > 0)

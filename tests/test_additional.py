@@ -142,7 +142,7 @@ class TestCategories:
 
 def test_the_audit_finds_the_files(place: Place) -> None:
     place.corrections.redraw(NEW, "new.png", drawn(), {})
-    findings = {finding.rule for finding in audit(place.data, place.convert(), place.corrections.folder)}
+    findings = {finding.rule for finding in audit(place.data, place.convert(), additional=place.corrections.folder)}
     assert "unlabelled_images" not in findings
 
 

@@ -89,6 +89,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             example=three_columns(),
             training_images=like_training(),
         )
+    client.set_registered_model_alias("columns", "champion", "1")
     return Store(folder=folder, uri=uri)
 
 

@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as arrays
 from pycocotools.coco import COCO
 
 from seg.data import coco_writer
-from seg.data.coco import AnnotationFile, Category, ImageEntry, read_annotations
+from seg.data.coco import AnnotationFile, Category, ImageEntry
+from seg.data.coco_reader import read_annotations
 from seg.data.coco_writer import CocoWriter, annotation_of
 from seg.data.masks import example_mask
 from seg.errors import UserError

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from seg.data.coco import read_annotations
+from seg.data.coco_reader import read_annotations
 from seg.data.convert import convert
 from seg.data.demo import SLICES, write_demo
 from seg.data.images import decode_image

@@ -113,6 +113,21 @@ def test_the_same_command_again_trains_and_registers_nothing(home: Home) -> None
     assert [version.version for version in home.client.search_model_versions("name = 'seg-unet'")] == [1]
 
 
+def test_the_version_has_a_card(home: Home) -> None:
+    (version,) = home.client.search_model_versions("name = 'seg-unet'")
+    names = {file.path for file in home.client.list_artifacts(version.run_id, "card")}
+    assert {"card/card.html", "card/card.md", "card/threshold_curve.png", "card/calibration.png"} <= names
+    assert "Not a medical device" in version.description
+
+
+def test_promote_without_a_rival_leaves_the_champion(home: Home) -> None:
+    done = home.run("promote")
+    assert done.returncode == 0, done.stderr
+    assert "seg-unet version 1: the champion already" in done.stdout
+    assert str(home.client.get_model_version_by_alias("seg-unet", "champion").version) == "1"
+    assert home.run("promote", rollback="yes").returncode != 0
+
+
 def test_convert(home: Home) -> None:
     done = home.run("convert", image_size=32)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
 """What follows a study: its own run is ended whatever happens, and no score is ever another study's."""
 
-import argparse
 import importlib
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from experiments import finish
 from experiments.finish import score_metrics
 from experiments.main import main
 from experiments.one_job import JobFailed
-from experiments.registry import ModelInfo, Registered, beats
 from experiments.storage import TrialRow
 from experiments.study_result import StudyResult
+from experiments.tasks import EVALUATION_FORMAT
 from experiments.tracking import Tracker
 from seg.config import TrainConfig
-from seg.data.appearance import measure_training_images
 from seg.errors import UserError
 from tests.study_setting import make_manifest
 from tests.tiny import write_tiny
@@ -96,32 +95,20 @@ def test_the_studys_run_fails_with_its_report(verb: str, tmp_path: Path, monkeyp
     assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "RuntimeError: no room for a plot")
 
 
-def test_a_foreign_champion_is_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign = ModelInfo(name="seg-unet", version="1", run_id="", test_key="", dice=None)
-    mine = ModelInfo(name="seg-unet", version="2", run_id="0123456789", test_key="test", dice=0.5)
-    calls: list[dict[str, Any]] = []
-
-    class FakeRegistry:
-        def __init__(self, uri: str) -> None: ...
-
-        def champion(self, name: str) -> ModelInfo:
-            return foreign
-
-        def register(self, *arguments: Any, **details: Any) -> Registered:
-            calls.append(details)
-            wins, reason = beats(mine, foreign, details["champion_dice"])
-            return Registered(model=mine, is_champion=wins, reason=reason)
-
-    monkeypatch.setattr(finish, "Registry", FakeRegistry)
-    monkeypatch.setattr(finish, "_score_champion", None)  # calling it would be a TypeError
+def test_scores_of_an_older_format_or_of_other_images_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = write_tiny(tmp_path / "tiny")
-    (best,) = make_result(tmp_path).rows
-    evaluation = {"threshold": 0.5, "scores": {"dice_own_size": {"mean": 0.5}}}
-    values = argparse.Namespace(model_name="seg-unet")
-    tracker: Any = argparse.Namespace(uri="sqlite:///mlflow.db")
+    monkeypatch.setattr(finish, "evaluate", lambda *arguments: {"anew": True})
     executor: Any = None
-    registered = finish._register(best, tmp_path, evaluation, manifest, tracker, executor, values)
-    assert calls[0]["champion_dice"] is None
-    assert calls[0]["training_images"] == measure_training_images(manifest)
-    assert not registered.is_champion
-    assert "version 1 stays champion" in registered.reason
+    known = {"format": EVALUATION_FORMAT, "split_key": manifest.splits["test"].key}
+
+    def scores() -> dict[str, Any]:
+        return finish._evaluate_once(executor, tmp_path, tmp_path / "model.keras", manifest)
+
+    assert scores() == {"anew": True}
+    for content in ("{", json.dumps(known | {"format": 1}), json.dumps(known | {"split_key": "other"})):
+        (tmp_path / "evaluation.json").write_text(content)
+        assert scores() == {"anew": True}
+    (tmp_path / "evaluation.json").write_text(json.dumps(known))
+    assert scores() == known

@@ -59,7 +59,8 @@ def test_one_room_talks_to_each_library(library: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["main", "convert", "audit", "export_coco", "train", "study", "evaluate", "predict", "report", "app"]
+    "verb",
+    ["main", "convert", "audit", "export_coco", "train", "study", "evaluate", "predict", "report", "promote", "app"],
 )
 def test_entry_points_start_without_heavy_libraries(verb: str) -> None:
     # `--help` must answer at once, and the driver must never hold a GPU.

@@ -9,6 +9,7 @@ from experiments.executors.local import LocalExecutor
 from experiments.jobs import Job
 from experiments.models import FetchedModel
 from experiments.one_job import JobFailed, run_job
+from seg.data.splits import DivisionSettings
 from seg.errors import UserError
 from tests.study_setting import make_manifest
 
@@ -46,10 +47,11 @@ def test_the_log_of_a_failed_evaluation_outlives_the_command(tmp_path: Path, mon
         folders.append(folder)
         raise JobFailed("evaluation failed")
 
-    model = FetchedModel(file=tmp_path / "model.keras", threshold=0.5, image_size=64)
+    model = FetchedModel(file=tmp_path / "model.keras", threshold=0.5, image_size=64, run_id="run")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setattr(evaluate, "fetch_model", lambda *arguments: model)
-    monkeypatch.setattr(evaluate.datasets, "prepare", lambda values, image_size, split: make_manifest(tmp_path))
+    monkeypatch.setattr(evaluate.datasets, "prepare", lambda values, image_size, division: make_manifest(tmp_path))
+    monkeypatch.setattr(evaluate, "trained_division", lambda *arguments: DivisionSettings())
     monkeypatch.setattr(evaluate, "evaluate", fail)
     with pytest.raises(JobFailed):
         evaluate.main([f"--workspace={tmp_path / 'workspace'}"])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.predict import find_images, output_names
+from experiments.predict import find_images
 from seg.errors import UserError
 
 
@@ -40,12 +40,6 @@ def test_nothing_found_is_a_mistake(scans: Path, images: str, monkeypatch: pytes
     monkeypatch.chdir(scans.parent)
     with pytest.raises(UserError, match="images (names no image file|must name a file)"):
         find_images(images, Path("predictions"))
-
-
-def test_equal_stems_get_different_names(scans: Path) -> None:
-    assert output_names([Path("a.png"), Path("b.png")]) == ["a.png", "b.png"]
-    paths = [Path("a.png"), Path("a.jpg"), Path("x/A.png"), Path("a_2.png")]
-    assert output_names(paths) == ["a.png", "a_2.png", "A_3.png", "a_2_2.png"]
 
 
 def test_what_an_earlier_call_wrote_is_not_predicted(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from experiments.registry import ModelInfo, Registry, beats, check_name
+from experiments.registry import Registry, check_name
 from experiments.saved_model import _CODE
 from seg.data.appearance import Appearance
 from seg.errors import UserError
@@ -214,12 +214,11 @@ def register(uri, client, tmp_path):
     return register
 
 
-def test_the_first_version_is_champion(uri, register, client):
+def test_a_version_carries_its_scores(uri, register, client):
     assert Registry(uri).champion("first") is None
-    registered = register("first", 0.8)
-    assert (registered.model.version, registered.is_champion, registered.reason) == ("1", True, "the first champion")
-    assert Registry(uri).champion("first") == registered.model
-    assert registered.model.uri == "models:/first/1"
+    model = register("first", 0.8)
+    assert (model.version, model.uri, model.dice, model.test_key) == ("1", "models:/first/1", 0.8, "test")
+    assert Registry(uri).champion("first") is None  # that is the gate's to decide
     tags = client.get_model_version("first", "1").tags
     assert tags == {
         "test_dice_own_size": "0.8",
@@ -227,57 +226,64 @@ def test_the_first_version_is_champion(uri, register, client):
         "threshold": "0.45",
         "dataset_key": "dataset",
         "test_key": "test",
-        "run": registered.model.run_id,
+        "run": model.run_id,
     }
     assert "models:/first@champion" in client.get_registered_model("first").description
 
 
-def test_the_better_one_on_the_same_test_data_becomes_champion(uri, register):
-    register("rivals", 0.8)
-    assert register("rivals", 0.79).reason == "version 1 stays champion: test Dice 0.7900 against 0.8000 of version 1"
-    assert not register("rivals", 0.8).is_champion
-    better = register("rivals", 0.81)
-    assert better.is_champion
-    assert Registry(uri).champion("rivals").version == "4"
-
-
-def test_scores_of_other_test_data_do_not_compare(uri, register):
-    register("moved", 0.8, test_key="old")
-    unmeasured = register("moved", 0.9, test_key="new")
-    assert not unmeasured.is_champion
-    assert unmeasured.reason == "version 1 stays champion: it was not scored on this test data"
-    assert not register("moved", 0.9, test_key="new", champion_dice=0.95).is_champion
-    assert register("moved", 0.9, test_key="new", champion_dice=0.85).is_champion
-    assert Registry(uri).champion("moved").version == "4"
-
-
-def test_a_foreign_champion_without_a_score_stays(register, client, tmp_path):
-    client.create_registered_model("foreign")
-    client.create_model_version("foreign", source=tmp_path.as_uri())
-    client.set_registered_model_alias("foreign", "champion", "1")
-    assert not register("foreign", 0.9).is_champion
-    assert register("foreign", 0.9, champion_dice=0.1).is_champion
-
-
-def test_a_run_has_one_version(register, client):
+def test_a_run_has_one_version(uri, register, client):
     first = register("once", 0.8)
-    again = register("once", 0.8, run_id=first.model.run_id, test_key="other")
-    assert again.model.version == "1"
-    assert again.reason == "the champion already"
+    again = register("once", 0.8, run_id=first.run_id, test_key="other")
+    assert again.version == "1"
     assert len(client.search_model_versions("name = 'once'")) == 1
     assert client.get_model_version("once", "1").tags["test_key"] == "other"
-    assert len(client.get_run(first.model.run_id).outputs.model_outputs) == 1
+    assert len(client.get_run(first.run_id).outputs.model_outputs) == 1
+    assert Registry(uri).of_run("once", first.run_id) == again
+    assert Registry(uri).of_run("once", "another run") is None
 
 
-def test_a_model_without_its_own_score_never_wins():
-    candidate = ModelInfo(name="m", version="2", run_id="r", test_key="t", dice=None)
-    champion = ModelInfo(name="m", version="1", run_id="q", test_key="t", dice=0.1)
-    assert beats(candidate, champion) == (False, "version 1 stays champion: it was not scored on this test data")
+def test_the_newest_version(uri, register):
+    for _ in range(11):  # by number, not by text
+        register("many", 0.8)
+    assert Registry(uri).newest("many").version == "11"
+    with pytest.raises(UserError, match="model_name must have a version in the registry .* got 'nobody'"):
+        Registry(uri).newest("nobody")
+
+
+def test_the_champion_moves_and_remembers(uri, register):
+    registry = Registry(uri)
+    one, two = register("moving", 0.8), register("moving", 0.9)
+    assert registry.past_champions("moving") == []
+    registry.make_champion(one, None, ["1"])
+    registry.make_champion(two, one, ["1", "2"])
+    assert registry.champion("moving") == two
+    assert registry.past_champions("moving") == ["1", "2"]
+
+
+def test_a_champion_that_changed_meanwhile_is_not_replaced(uri, register):
+    registry = Registry(uri)
+    one, two, three = (register("raced", 0.8) for _ in range(3))
+    with pytest.raises(UserError, match="it became version none meanwhile"):
+        registry.make_champion(one, two, ["1"])
+    registry.make_champion(one, None, ["1"])
+    registry.make_champion(two, one, ["1", "2"])
+    with pytest.raises(UserError, match="it became version 2 meanwhile; run promote again"):
+        registry.make_champion(three, one, ["1", "3"])
+    assert registry.champion("raced") == two
+
+
+def test_notes_and_descriptions_fit_into_the_database(uri, register, client):
+    model = register("noted", 0.8)
+    Registry(uri).note(model, {"promotion": "x" * 9000})
+    Registry(uri).describe(model, "y" * 9000)
+    version = client.get_model_version("noted", "1")
+    assert len(version.tags["promotion"]) == len(version.description) == 5000
 
 
 def test_versions_aliases_and_the_example(uri, register, client):
     register("browsed", 0.6)
     register("browsed", 0.5)
+    client.set_registered_model_alias("browsed", "champion", "1")
     client.set_registered_model_alias("browsed", "challenger", "2")
     registry = Registry(uri)
     assert registry.versions("browsed") == ["2", "1"]
@@ -295,7 +301,7 @@ def test_a_foreign_version_has_no_example(uri, client, tmp_path):
 
 def test_download_brings_file_and_settings(uri, register, tmp_path):
     registered = register("fetched", 0.8)
-    folder = Registry(uri).download(registered.model, tmp_path / "fetched")
+    folder = Registry(uri).download(registered, tmp_path / "fetched")
     assert (folder / "model.keras").read_bytes() == b"weights"
     settings = json.loads((folder / "settings.json").read_text())
     assert settings == {"threshold": 0.45, "training_images": TRAINING_IMAGES.to_json()}
@@ -305,7 +311,7 @@ def test_the_model_describes_itself(register, client, tmp_path):
     registered = register("described", 0.8)
     fetched = Path(
         mlflow.artifacts.download_artifacts(
-            client.get_model_version_download_uri("described", registered.model.version), dst_path=str(tmp_path)
+            client.get_model_version_download_uri("described", registered.version), dst_path=str(tmp_path)
         )
     )
     files = {str(path.relative_to(fetched)) for path in (fetched / "code").rglob("*.py")}
@@ -379,7 +385,8 @@ assert not {{"tensorflow", "keras"}} & set(sys.modules)
 
 @pytest.mark.slow
 def test_a_stranger_loads_the_champion_and_gets_our_masks(uri, register, folder, tmp_path, monkeypatch):
-    register("seg-unet", 0.8, model_file=folder / "model.keras", example=(folder / "image0.png").read_bytes())
+    model = register("seg-unet", 0.8, model_file=folder / "model.keras", example=(folder / "image0.png").read_bytes())
+    Registry(uri).make_champion(model, None, ["1"])
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     done = subprocess.run(

@@ -3,7 +3,7 @@ import pytest
 
 from seg import statistics
 from seg.errors import UserError
-from seg.statistics import Interval, bootstrap_mean
+from seg.statistics import Interval, bootstrap_mean, bootstrap_ratio
 
 
 def test_one_value_leaves_no_doubt():
@@ -73,3 +73,31 @@ def test_refuses_a_level_out_of_range(level):
 def test_refuses_no_resamples():
     with pytest.raises(UserError, match="resamples must be at least 1"):
         bootstrap_mean([0.1], resamples=0)
+
+
+def test_groups_are_drawn_whole():
+    # Two patients of two equal images each: the resamples are those of the two values (0, 1), not of four.
+    grouped = bootstrap_mean([0.0, 0.0, 1.0, 1.0], level=0.4, groups=["a", "a", "b", "b"])
+    assert grouped == Interval(0.5, 0.5, 0.5)
+    assert bootstrap_mean([0.0, 0.0, 1.0, 1.0], groups=["a", "a", "b", "b"]) == Interval(0.5, 0.0, 1.0)
+
+
+def test_larger_groups_weigh_more():
+    # A draw of a, b: (3 · 0 + 1) / 4; of a, a: 0; of b, b: 1.
+    assert bootstrap_mean([0.0, 0.0, 0.0, 1.0], groups=["a", "a", "a", "b"]) == Interval(0.25, 0.0, 1.0)
+
+
+def test_groups_of_one_image_each_change_nothing():
+    values = np.linspace(0, 1, 30)
+    assert bootstrap_mean(values, groups=[f"{index:02}" for index in range(30)]) == bootstrap_mean(values)
+
+
+def test_refuses_groups_of_other_images():
+    with pytest.raises(UserError, match="the group of each of the 3 images, got 2 names"):
+        bootstrap_mean([0.1, 0.2, 0.3], groups=["a", "b"])
+
+
+def test_ratio_of_sums():
+    # Draws of the two images: (1, 2) twice: 1/2; (0, 2) twice: 0; one each: 1/4.
+    assert bootstrap_ratio([1, 0], [2, 2]) == Interval(0.25, 0.0, 0.5)
+    assert bootstrap_ratio([0, 0], [0, 0], empty=1.0) == Interval(1.0, 1.0, 1.0)

@@ -16,7 +16,7 @@ from seg.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
-VERBS = ("main", "convert", "audit", "export_coco", "train", "study", "evaluate", "predict", "report", "app")
+VERBS = ("main", "convert", "audit", "export_coco", "train", "study", "evaluate", "predict", "report", "promote", "app")
 
 
 def flags(verb: str) -> dict[str, Any]:

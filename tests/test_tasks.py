@@ -83,6 +83,16 @@ class TestEvaluate:
         assert 0.05 <= result["threshold"] <= 0.95
         assert (result["examples"], result["empty"], result["baselines"]) == (5, 1, BASELINES)
         assert set(result["scores"]["dice"]) == {"mean", "low", "high"}
+        assert (result["split"], result["split_key"]) == ("test", tiny.splits["test"].key)
+        curve = result["threshold_curve"]
+        assert max(curve["val"]) - curve["val"][curve["thresholds"].index(result["threshold"])] < 1e-6
+        place = curve["thresholds"].index(result["threshold"])
+        assert curve["test"][place] == pytest.approx(result["scores"]["dice"]["mean"], abs=1e-6)
+        # 5 images of 16×16 pixels but for the ignored corner of 2×2.
+        assert sum(part["pixels"] for part in result["calibration"]["bins"]) == 5 * 256 - 4
+        assert [part["images"] for part in result["by_size"]] == [2, 1, 1]
+        assert result["by_group"] == []
+        assert result["speed"]["batch_size"] == 5
         rows = read_table(tmp_path / "per_image.csv")
         assert [row["file_name"] for row in rows] == [f"test/{index}.png" for index in range(5)]
         assert np.mean([float(row["dice"]) for row in rows]) == pytest.approx(result["scores"]["dice"]["mean"])
@@ -94,7 +104,9 @@ class TestEvaluate:
         self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tiny: Manifest, tmp_path: Path
     ) -> None:
         job = evaluate_job(tmp_path, trained[0] / "model.keras", tiny, threshold=0.3)
-        assert run(job, lambda report: True)["threshold"] == 0.3
+        result = run(job, lambda report: True)
+        assert result["threshold"] == 0.3
+        assert set(result["threshold_curve"]) == {"thresholds", "test"}  # validation was not needed
 
     def test_a_split_that_is_not_there(
         self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tiny: Manifest, tmp_path: Path

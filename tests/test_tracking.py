@@ -12,6 +12,7 @@ from experiments import tracking
 from experiments.registry import Registry
 from experiments.tracking import Tracker, git_commit
 from seg.config import TrainConfig
+from seg.data.appearance import Appearance
 from seg.data.manifest import Manifest, SplitSummary
 from seg.errors import UserError
 from seg.training.result import EpochReport
@@ -321,7 +322,10 @@ def test_a_real_server(tmp_path, manifest, capfd):
             dataset_key=manifest.key,
             test_key="test",
             example=b"image",
+            training_images=Appearance(
+                height=(1, 2), width=(1, 2), aspect=(1, 1), brightness=(0, 1), contrast=(0, 1), colour=1.0
+            ),
         )
-        folder = Registry(uri).download(registered.model, tmp_path / "fetched")
+        folder = Registry(uri).download(registered, tmp_path / "fetched")
         assert (folder / "model.keras").read_bytes() == b"weights"
     assert capfd.readouterr() == ("", "")

@@ -17,7 +17,7 @@ from experiments.web_page import views
 from experiments.web_page.look import Look, look_at
 from experiments.web_page.models import LoadedModel, Models
 from experiments.web_page.session import Session
-from seg.data.coco import read_annotations
+from seg.data.coco_reader import read_annotations
 from seg.data.convert import convert
 from seg.data.corrections import Corrections
 from seg.data.masks import region

@@ -1,11 +1,13 @@
 import multiprocessing
 import os
+import re
 import signal
 import sys
+import time
 
 import pytest
 
-from seg.data.workers import Died, map_in_processes
+from seg.data.workers import Died, Processes, map_in_processes
 
 
 def square(number: int) -> int:
@@ -68,3 +70,57 @@ def test_large_items_and_results_do_not_block_each_other():
     results = dict(map_in_processes(swell, items, 2, chunk_size=4))
     assert {len(result) for result in results.values()} == {800_000}
     assert len(results) == 40
+
+
+def hang_on_seven(item: int) -> int:
+    if item == 7:
+        time.sleep(600)
+    return item
+
+
+def test_an_item_that_hangs_costs_that_item() -> None:
+    results = dict(map_in_processes(hang_on_seven, range(20), 2, chunk_size=4, item_seconds=1))
+    assert results.pop(7) == Died(-9, hung=True)
+    assert results == {item: item for item in range(20) if item != 7}
+
+
+def spin_without_python(item: bytes) -> int:
+    if item.startswith(b"hang"):
+        re.match(rb"(a+)+$", b"a" * 40 + b"b")  # catastrophic: one C call that holds every Python thread
+    return len(item)
+
+
+def test_a_hang_in_c_code_that_holds_the_interpreter() -> None:
+    large = b"x" * 300_000  # more than a pipe holds: the parent may be sending when the process hangs
+    items = [b"hang", *[large] * 9]
+    results = dict(map_in_processes(spin_without_python, items, 1, chunk_size=1, item_seconds=1))
+    assert results.pop(0) == Died(-9, hung=True)
+    assert results == dict.fromkeys(range(1, 10), 300_000)
+
+
+def test_processes_that_wait_are_taken_first():
+    with Processes(2, "json") as processes:
+        waiting = {worker.process.pid for worker in processes._waiting}
+        found = dict(map_in_processes(process_number, range(40), 2, chunk_size=4, processes=processes))
+        assert set(found.values()) <= waiting
+        assert processes._waiting == []
+
+
+def test_processes_without_work_end():
+    with Processes(1) as processes:
+        (worker,) = processes._waiting
+    assert worker.process.exitcode == 0
+
+
+def process_number(_: int) -> int:
+    return os.getpid()
+
+
+def blas_threads(_: int) -> str | None:
+    return os.environ.get("OPENBLAS_NUM_THREADS")
+
+
+def test_numpy_starts_no_threads_of_its_own(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    assert dict(map_in_processes(blas_threads, range(1), 1)) == {0: "1"}
+    assert "OPENBLAS_NUM_THREADS" not in os.environ

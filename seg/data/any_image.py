@@ -53,7 +53,7 @@ def read_image(image: Image, *, fit: tuple[int, int]) -> tuple[NDArray[np.uint8]
         UserError: if it is none of these, or cannot be read.
     """
     if isinstance(image, Path):
-        image = _read_file(image)
+        image = read_file(image)
     elif isinstance(image, str):
         image = _read_text(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -64,6 +64,24 @@ def read_image(image: Image, *, fit: tuple[int, int]) -> tuple[NDArray[np.uint8]
     height, width = picture.shape[:2]
     check_size(height, width)
     return picture, height, width
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file, before anything is decoded.
+
+    Raises:
+        UserError: if it is no file, cannot be read, or has more than `MAX_BYTES`.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"an image's path must name a file, got {path}.")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    if len(data) > MAX_BYTES:
+        raise UserError(f"an image file must have at most {MAX_BYTES} bytes, {path} has more; make it smaller.")
+    return data
 
 
 def decode_base64(text: str | bytes) -> bytes:
@@ -94,26 +112,13 @@ def _read_text(text: str) -> bytes:
     if text.startswith(_DATA_URL):
         return decode_base64(text)
     if os.path.isfile(text):  # false, not an error, for text that no file can be named
-        return _read_file(Path(text))
+        return read_file(Path(text))
     try:
         data = decode_base64(text)
     except UserError:
         data = b""
     if not is_encoded(data):
         raise UserError(f"an image as text must be the path of a file, or base64 of one, got {shown(text)}.")
-    return data
-
-
-def _read_file(path: Path) -> bytes:
-    if not os.path.isfile(path):
-        raise UserError(f"an image's path must name a file, got {path}.")
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
-    if len(data) > MAX_BYTES:
-        raise UserError(f"an image file must have at most {MAX_BYTES} bytes, {path} has more; make it smaller.")
     return data
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seg.data.additional import with_additional
+from seg.data.certificate import summarise_areas
 from seg.data.coco import Problem
 from seg.data.export import Export, image_problem
 from seg.data.layout import ADDITIONAL
@@ -18,7 +19,7 @@ from seg.data.manifest import SPLITS, Example, Manifest, SplitSummary
 from seg.data.record import Converted, RecordWriter, Task
 from seg.data.segmentation import BrokenRule
 from seg.data.splits import OFFICIAL, DivisionSettings, divide
-from seg.data.workers import Died, map_in_processes
+from seg.data.workers import Died, Processes, map_in_processes
 from seg.errors import UserError
 
 _BAR_AFTER = 2  # seconds
@@ -64,8 +65,8 @@ class Build:
         self.key = export.key({"image_size": image_size, "split": division.split} | self._settings)
         self.problems: list[Problem] = list(export.problems)
 
-    def run(self, folder: Path) -> None:
-        """Writes the whole dataset into a new folder, its manifest last."""
+    def run(self, folder: Path, processes: Processes) -> None:
+        """Writes the whole dataset into a new folder, its manifest last; `processes` may wait already."""
         folder.mkdir()
         additional = self._export.images.pop(ADDITIONAL, [])
         divided = divide(self._export.images, self._division, jobs=self._jobs)
@@ -74,7 +75,8 @@ class Build:
         tasks = [task for name in SPLITS for task in self._tasks(folder, name)]
         offsets = {name: self._allocate(folder, name) for name in SPLITS}
         policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
-        results = self._convert(tasks, RecordWriter(folder, offsets, self._image_size, **policies))
+        writer = RecordWriter(folder, offsets, self._image_size, **policies)
+        results = self._convert(tasks, writer, processes)
         Manifest(
             folder=folder,
             key=self.key,
@@ -85,18 +87,26 @@ class Build:
             categories=self._export.category_map(),
             splits={name: self._finish(folder, name, results[name]) for name in SPLITS},
             left_out=[asdict(problem) for problem in self.problems],
+            areas=summarise_areas(
+                (converted.example.file_name, converted.example.areas)
+                for name in SPLITS
+                for _, converted in sorted(results[name].items())
+            ),
         ).save()
 
-    def _convert(self, tasks: list[Task], writer: RecordWriter) -> dict[str, dict[int, Converted]]:
+    def _convert(
+        self, tasks: list[Task], writer: RecordWriter, processes: Processes
+    ) -> dict[str, dict[int, Converted]]:
         """The converted images by split and row; the others become problems."""
         results: dict[str, dict[int, Converted]] = {name: {} for name in SPLITS}
         bar = tqdm(total=len(tasks), desc="convert", unit="image", delay=_BAR_AFTER, disable=not self._progress)
         with bar:
-            for index, result in map_in_processes(writer, tasks, self._jobs):
+            for index, result in map_in_processes(writer, tasks, self._jobs, processes=processes):
                 bar.update()
                 task = tasks[index]
                 if isinstance(result, Died):
-                    result = BrokenRule("worker_died", f"the process that converted it died ({result.exitcode})")
+                    why = "took too long and was ended" if result.hung else f"died ({result.exitcode})"
+                    result = BrokenRule("worker_died", f"the process that converted it {why}")
                 if isinstance(result, BrokenRule):
                     source = self._export.images[task.split][task.row].source
                     self.problems.append(

@@ -16,9 +16,11 @@ from seg.data.images import EXIF
 from seg.data.manifest import MANIFEST, Manifest
 from seg.data.masks import CROWDS, OVERLAPS
 from seg.data.splits import OFFICIAL, DivisionSettings, check_split
+from seg.data.workers import Processes
 from seg.errors import UserError
 
 ON_BAD = ("fail", "skip")
+_IMAGES_PER_PROCESS = 100  # from which it pays to start one early
 
 
 class BadDataError(UserError):
@@ -100,23 +102,29 @@ def convert(
     division = DivisionSettings(check_split(split), group_pattern, group_column, split_seed)
     started = time.monotonic()
     export = Export(data, categories, crowds, group_column if division.split != OFFICIAL else "", additional)
+    jobs = jobs or os.cpu_count() or 1
     try:
-        (workspace / "datasets").mkdir(parents=True, exist_ok=True)
-        cache = HashCache(workspace / "hashes.json")
-        export.locate_images(cache)
-        cache.save()
-        build = Build(export, image_size, exif, overlaps, division, jobs or os.cpu_count() or 1, progress)
-        folder = workspace / "datasets" / build.key
-        with _building_place(workspace / "building", build.key) as partial:
-            up_to_date = (folder / MANIFEST).exists()
-            if not up_to_date:
-                if on_bad == "fail":
-                    _refuse(export.problems, workspace)
-                build.run(partial)
-                if on_bad == "fail":
-                    _refuse(build.problems, workspace)
-                shutil.rmtree(folder, ignore_errors=True)  # it has no manifest: not a dataset
-                partial.rename(folder)
+        datasets = workspace / "datasets"
+        datasets.mkdir(parents=True, exist_ok=True)
+        # Where nothing was converted yet, there will be work: the processes start while the files are hashed.
+        images = sum(len(file.images) for file in export.files.values())
+        early = 0 if any(datasets.iterdir()) else min(jobs, images // _IMAGES_PER_PROCESS)
+        with Processes(early, "seg.data.record") as processes:
+            cache = HashCache(workspace / "hashes.json")
+            export.locate_images(cache)
+            cache.save()
+            build = Build(export, image_size, exif, overlaps, division, jobs, progress)
+            folder = datasets / build.key
+            with _building_place(workspace / "building", build.key) as partial:
+                up_to_date = (folder / MANIFEST).exists()
+                if not up_to_date:
+                    if on_bad == "fail":
+                        _refuse(export.problems, workspace)
+                    build.run(partial, processes)
+                    if on_bad == "fail":
+                        _refuse(build.problems, workspace)
+                    shutil.rmtree(folder, ignore_errors=True)  # it has no manifest: not a dataset
+                    partial.rename(folder)
     except OSError as error:
         raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error
     manifest = Manifest.load(folder)

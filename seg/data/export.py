@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem, read_annotations
+from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem
+from seg.data.coco_reader import read_annotations
 from seg.data.files import HashCache, locate
 from seg.data.layout import ADDITIONAL, SplitSource, find_additional, find_splits
 from seg.data.masks import used_categories
@@ -16,7 +17,7 @@ from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
 
 FOREGROUND = "foreground"  # in a set of corrections, a category of this name is always wanted
-CONVERTER = 1  # raise it when the same input would give other records
+CONVERTER = 2  # raise it when the same input would give other records
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from seg.data.images import MAX_BYTES
 from seg.data.segmentation import BrokenRule
 
 _RACY = 2 * 10**9  # ns; a file this young may change again within one tick of the file system's clock
-_THREADS = 4
+_THREADS = 2
 _BATCH = 64  # files; one at a time, handing over takes as long as hashing
 
 

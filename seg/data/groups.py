@@ -34,25 +34,40 @@ class Place:
     number: int = 0
 
 
+def compiled_pattern(pattern: str) -> re.Pattern[str]:
+    """The option `group_pattern`.
+
+    Raises:
+        UserError: if it is no regular expression.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"group_pattern must be a regular expression, got '{pattern}' ({error}).") from None
+
+
+def group_in_name(pattern: re.Pattern[str], file_name: str) -> str | None:
+    """What the pattern's first group, or else the whole pattern, matches in a file name; None where that is nothing."""
+    match = pattern.search(file_name)
+    return (match[min(1, pattern.groups)] or None) if match else None
+
+
 def groups_by_pattern(images: Sequence[ExportedImage], pattern: str) -> list[Place]:
-    """The group of each image: what the pattern's first group, or else the whole pattern, matches in its file name.
+    """The group of each image, as its file name has it.
 
     Raises:
         UserError: if the pattern is no regular expression, or a file name does not match.
     """
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"group_pattern must be a regular expression, got '{pattern}' ({error}).") from None
+    compiled = compiled_pattern(pattern)
     places = []
     for image in images:
-        match = compiled.search(image.entry.file_name)
-        if match is None or not match[min(1, compiled.groups)]:
+        group = group_in_name(compiled, image.entry.file_name)
+        if group is None:
             raise UserError(
                 f"group_pattern must match every file name, and '{pattern}' finds no group in "
                 f"'{image.entry.file_name}'; change the pattern."
             )
-        places.append(Place(match[min(1, compiled.groups)]))
+        places.append(Place(group))
     return places
 
 

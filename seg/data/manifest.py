@@ -13,15 +13,16 @@ A converted dataset is one folder, named by its key:
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from seg.data.certificate import AnnotationArea, AreaCertificate
 from seg.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "val", "test")
 IGNORE = 255
 MANIFEST = "manifest.json"
@@ -39,6 +40,7 @@ class Example:
         mask: compressed COCO RLE (`counts`) of the foreground at the own size.
         ignore: the same for the pixels that neither loss nor score sees, None where there are none.
         group: examples of one group stay on one side of a split; None where no group is known.
+        areas: of each annotation of the used categories, rasterised and as the file states it.
     """
 
     image_id: int
@@ -49,6 +51,7 @@ class Example:
     mask: str
     ignore: str | None = None
     group: str | None = None
+    areas: tuple[AnnotationArea, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,7 @@ class Manifest:
         categories: each category of the export: `id`, `name`, `annotations` (count), `used` (bool).
         splits: by name, in the order train, val, test.
         left_out: what was not converted: dicts with `split`, `file_name`, `annotation_id`, `rule`, `message`.
+        areas: whether the annotations cover what their files state.
     """
 
     folder: Path
@@ -94,6 +98,7 @@ class Manifest:
     categories: list[dict[str, Any]]
     splits: dict[str, SplitSummary]
     left_out: list[dict[str, Any]]
+    areas: AreaCertificate = field(default_factory=AreaCertificate)
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
@@ -109,11 +114,12 @@ class Manifest:
             raise UserError(f"{folder} is not a converted dataset (no {MANIFEST}); run convert.") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); delete {folder} and run convert.") from None
-        known = {field.name for field in fields(cls)} - {"folder"}
+        known = {attribute.name for attribute in fields(cls)} - {"folder"}
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT or set(content) != known:
             raise UserError(f"{path} was written by another version; delete {folder} and run convert.")
         splits = {name: SplitSummary(**summary) for name, summary in content.pop("splits").items()}
-        manifest = cls(folder=folder, splits=splits, **content)
+        areas = AreaCertificate(**content.pop("areas"))
+        manifest = cls(folder=folder, splits=splits, areas=areas, **content)
         for split, summary in splits.items():
             shape = (summary.examples, manifest.image_size, manifest.image_size, 4)
             try:
@@ -143,4 +149,6 @@ class Manifest:
         """The examples of a split, in the order of its records."""
         with (self.folder / f"{split}.jsonl").open(encoding="utf-8") as lines:
             for line in lines:
-                yield Example(**json.loads(line))
+                stored = json.loads(line)
+                areas = tuple(AnnotationArea(*area) for area in stored.pop("areas"))
+                yield Example(**stored, areas=areas)

@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as pycoco
 
 from seg.data.coco import Annotation, Category
-from seg.data.manifest import IGNORE
+from seg.data.images import IGNORE
 from seg.data.segmentation import BrokenRule, Polygons, RunLengths
 from seg.errors import UserError
 

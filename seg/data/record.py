@@ -9,10 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from seg.data.certificate import AnnotationArea, compare_areas
 from seg.data.coco import Annotation, ImageEntry
 from seg.data.images import decode_image, header_size, resize_image, resize_mask
 from seg.data.manifest import IGNORE, Example
-from seg.data.masks import example_mask, refuse_overlaps
+from seg.data.masks import example_mask, measure, refuse_overlaps
 from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
 
@@ -102,6 +103,7 @@ class RecordWriter:
             mask=counts,
             ignore=ignored,
             group=task.group,
+            areas=_areas(task),
         )
         return Converted(example=example, foreground=int(np.count_nonzero(resized == 1)))
 
@@ -135,6 +137,14 @@ class RecordWriter:
         while rest:
             written = os.pwrite(self._files[task.split], rest, offset)
             rest, offset = rest[written:], offset + written
+
+
+def _areas(task: Task) -> tuple[AnnotationArea, ...]:
+    areas = []
+    for annotation in task.annotations:
+        rasterised, (_, _, width, height) = measure(annotation.segmentation, task.image.height, task.image.width)
+        areas.append(compare_areas(annotation.id, rasterised, width, height, annotation.area))
+    return tuple(areas)
 
 
 def _png(mask: np.ndarray) -> bytes:

@@ -1,14 +1,17 @@
-"""Work in processes that may die: one bad item costs that item, never the whole job.
+"""Work in processes that may die or hang: one bad item costs that item, never the whole job.
 
 The processes are spawned, so that they import only what the function needs, whatever the caller has loaded.
 """
 
 import ctypes
+import importlib
 import multiprocessing
+import os
 import queue
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,40 +19,92 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _AHEAD = 2  # chunks per process: one in work, one waiting, so that no process waits for the parent
+ITEM_SECONDS = 60.0
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _KEEP = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Died:
-    """The process that worked on an item ended; `exitcode` is as in `multiprocessing`: −9 is SIGKILL."""
+    """The process that worked on an item ended; `exitcode` is as in `multiprocessing`: −9 is SIGKILL.
+
+    `hung` says that it was killed because the item took too long.
+    """
 
     exitcode: int | None
+    hung: bool = False
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     connection: Connection
+    started: Any  # shared with the process: how many items it has begun
+    hung: bool = False
     chunks: deque[list[tuple[int, Any]]] = field(default_factory=deque)  # sent and not answered, oldest first
 
 
+class Processes:
+    """Processes that start now and wait for work: to start one takes as long as to read an annotation file.
+
+    Args:
+        jobs: how many.
+        module: what they import while they wait.
+    """
+
+    def __init__(self, jobs: int, module: str = "") -> None:
+        self._module = module
+        self._waiting = [self._start() for _ in range(jobs)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        for worker in self._waiting:
+            worker.connection.close()  # all at once: each takes a moment to end
+        for worker in self._waiting:
+            _end(worker)
+
+    def take(self) -> _Worker:
+        """One that waits, or a new one."""
+        return self._waiting.pop() if self._waiting else self._start()
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        begun = context.RawValue("q", 0)
+        process = context.Process(target=_serve, args=(theirs, begun, self._module), daemon=True)
+        with _without_main_module(), _one_thread():
+            process.start()
+        theirs.close()
+        return _Worker(process, ours, begun)
+
+
 def map_in_processes(
-    function: Callable[[Any], Any], items: Sequence[Any], jobs: int, *, chunk_size: int = 16
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    jobs: int,
+    *,
+    chunk_size: int = 16,
+    item_seconds: float = ITEM_SECONDS,
+    processes: Processes | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Applies a function to every item, in `jobs` spawned processes.
 
-    When a process dies, the items of its chunk are tried again one at a time, each in a process that has done no harm
-    yet, so the item that kills is known by name.
+    When a process dies, or is killed because one item took too long, the items of its chunk are tried again one at a
+    time, each in a process that has done no harm yet, so the item that kills is known by name.
 
     Args:
         function: sent to each process once, by pickle.
         items: sent in chunks.
         jobs: number of processes.
         chunk_size: items per message.
+        item_seconds: that one item may take.
+        processes: taken first, where some wait already.
 
     Yields:
         The item's index and what the function returned, or `Died`; in the order in which they end.
@@ -59,17 +114,15 @@ def map_in_processes(
     """
     numbered = list(enumerate(items))
     chunks = deque(numbered[start : start + chunk_size] for start in range(0, len(numbered), chunk_size))
-    context = multiprocessing.get_context("spawn")
+    processes = processes or Processes(0)
     workers: dict[Connection, _Worker] = {}
 
     def start() -> None:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        with _without_main_module():
-            process.start()
-        theirs.close()
-        workers[ours] = _Worker(process, ours)
-        give(workers[ours])
+        worker = processes.take()
+        workers[worker.connection] = worker
+        with suppress(OSError):
+            worker.connection.send(function)
+        give(worker)
 
     def give(worker: _Worker) -> None:
         while chunks and len(worker.chunks) < _AHEAD:
@@ -80,7 +133,9 @@ def map_in_processes(
             del workers[worker.connection]
             _end(worker)
 
+    watch = threading.Event()
     try:
+        threading.Thread(target=_kill_what_hangs, args=(workers, item_seconds, watch), daemon=True).start()
         for _ in range(min(jobs, len(chunks))):
             start()
         while workers:
@@ -94,7 +149,7 @@ def map_in_processes(
                     suspects = worker.chunks.popleft()
                     chunks.extendleft(reversed(worker.chunks))
                     if len(suspects) == 1:
-                        yield suspects[0][0], Died(worker.process.exitcode)
+                        yield suspects[0][0], Died(worker.process.exitcode, worker.hung)
                     else:
                         chunks.extendleft([item] for item in reversed(suspects))
                     if chunks:
@@ -106,6 +161,7 @@ def map_in_processes(
                 give(worker)
                 yield from zip((index for index, _ in finished), results, strict=True)
     finally:
+        watch.set()
         for worker in workers.values():
             worker.process.terminate()
             _end(worker)
@@ -122,6 +178,20 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """NumPy's linear algebra starts a thread for each core as soon as it is imported, and these processes need none."""
+    before = os.environ.get(_BLAS_THREADS)
+    os.environ[_BLAS_THREADS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_BLAS_THREADS]
+        else:
+            os.environ[_BLAS_THREADS] = before
+
+
 def _end(worker: _Worker) -> None:
     worker.connection.close()
     worker.process.join(10)
@@ -130,15 +200,38 @@ def _end(worker: _Worker) -> None:
         worker.process.join()
 
 
-def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
+def _kill_what_hangs(workers: dict[Connection, _Worker], item_seconds: float, ended: threading.Event) -> None:
+    """Runs in a thread of its own: to a process that hangs, the others' thread may be waiting to send."""
+    seen: dict[Connection, tuple[int, float]] = {}
+    while not ended.wait(min(1, item_seconds / 4)):
+        for connection, worker in list(workers.items()):
+            begun = worker.started.value
+            before, since = seen.get(connection, (-1, 0.0))
+            if begun != before or not worker.chunks or not begun:
+                seen[connection] = (begun, time.monotonic())
+            elif time.monotonic() - since > item_seconds:
+                worker.hung = True
+                worker.process.kill()
+
+
+def _serve(connection: Connection, begun: Any, module: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the processes
     _keep_memory()
+    if module:
+        importlib.import_module(module)
+    try:
+        function = connection.recv()
+    except (EOFError, OSError):
+        return  # there was no work
     received: queue.SimpleQueue[Any] = queue.SimpleQueue()
     # Read in a thread of its own: if both ends were busy sending, both would wait for ever.
     threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
     while (chunk := received.get()) is not None:
         try:
-            results: Any = [function(item) for _, item in chunk]
+            results: Any = []
+            for _, item in chunk:
+                begun.value += 1
+                results.append(function(item))
         except Exception as error:
             results = error
         connection.send(results)

@@ -21,33 +21,12 @@ from seg.data.images import resize_probability
 from seg.data.manifest import IGNORE, Example, Manifest
 from seg.data.masks import region
 from seg.data.pipeline import evaluation_dataset
-from seg.metrics import count_pixels, dice_per_image, dice_pooled, hard_dice, iou_per_image
-from seg.statistics import Interval, bootstrap_mean
+from seg.metrics import count_pixels, dice_per_image, hard_dice, iou_per_image
+from seg.statistics import Interval, bootstrap_mean, bootstrap_ratio
+from seg.training.calibration import Calibration, Reliability
 from seg.training.every_image import EveryImage
-
-THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # 0.05, 0.10, … 0.95
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageScore:
-    """The score of one image.
-
-    Attributes:
-        index: position in the split's records.
-        file_name: of the image, in the export.
-        dice, dice_own_size, iou: at the training size, at the own size, at the training size.
-        true_positive, false_positive, false_negative: pixels at the training size, ignored ones in none of them.
-    """
-
-    index: int
-    file_name: str
-    dice: float
-    dice_own_size: float
-    iou: float
-    true_positive: int
-    false_positive: int
-    false_negative: int
+from seg.training.image_score import ImageScore, groups_of
+from seg.training.thresholds import THRESHOLDS, best_threshold, dice_at_thresholds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +38,8 @@ class Evaluation:
         examples: images in the split; empty: those without foreground at the training size.
         scores: by the names above.
         images: every image's own score, in the order of the records.
+        threshold_curve: mean Dice of the split at each of `THRESHOLDS`.
+        calibration: of the pixels' probabilities at the training size.
     """
 
     threshold: float
@@ -66,6 +47,8 @@ class Evaluation:
     empty: int
     scores: dict[str, Interval]
     images: tuple[ImageScore, ...]
+    threshold_curve: tuple[float, ...]
+    calibration: Reliability
 
 
 def predict_split(
@@ -87,17 +70,22 @@ def predict_split(
         yield from batch
 
 
+def threshold_curve(
+    model: keras.Model, manifest: Manifest, split: str, batch_size: int, strategy: tf.distribute.Strategy
+) -> tuple[float, ...]:
+    """The mean Dice per image of a split, at the training size, at each of `THRESHOLDS`."""
+    total = np.zeros(len(THRESHOLDS))
+    predicted = predict_split(model, manifest, split, batch_size, strategy)
+    for probability, record in zip(predicted, manifest.records(split), strict=True):
+        total += dice_at_thresholds(record[..., 3], probability)
+    return tuple((total / manifest.splits[split].examples).tolist())
+
+
 def tune_threshold(
     model: keras.Model, manifest: Manifest, split: str, batch_size: int, strategy: tf.distribute.Strategy
 ) -> float:
     """The one of `THRESHOLDS` with the best mean Dice per image on a split; of equals, the one nearest to 0.5."""
-    total = np.zeros(len(THRESHOLDS))
-    thresholds = np.reshape(THRESHOLDS, (-1, 1, 1))
-    predicted = predict_split(model, manifest, split, batch_size, strategy)
-    for probability, record in zip(predicted, manifest.records(split), strict=True):
-        mask = np.broadcast_to(record[..., 3], (len(THRESHOLDS), *probability.shape))
-        total += hard_dice(mask, probability >= thresholds)
-    return max(zip(total, THRESHOLDS, strict=True), key=lambda pair: (round(pair[0], 6), -abs(pair[1] - 0.5)))[1]
+    return best_threshold(threshold_curve(model, manifest, split, batch_size, strategy))
 
 
 def evaluate(
@@ -115,10 +103,14 @@ def evaluate(
         batch_size: as in `predict_split`.
     """
     images = []
+    curve = np.zeros(len(THRESHOLDS))
+    calibration = Calibration()
     predicted = predict_split(model, manifest, split, batch_size, strategy)
     rows = zip(predicted, manifest.records(split), manifest.examples(split), strict=True)
     for index, (probability, record, example) in enumerate(rows):
         counts = count_pixels(record[None, ..., 3], (probability >= threshold)[None])
+        curve += dice_at_thresholds(record[..., 3], probability)
+        calibration.add(record[..., 3], probability)
         images.append(
             ImageScore(
                 index=index,
@@ -129,44 +121,44 @@ def evaluate(
                 true_positive=int(counts[0, 0]),
                 false_positive=int(counts[0, 1]),
                 false_negative=int(counts[0, 2]),
+                group=example.group or "",
             )
         )
     return Evaluation(
         threshold=threshold,
         examples=len(images),
-        empty=sum(_is_empty(image) for image in images),
+        empty=sum(not image.foreground for image in images),
         scores=_scores(images),
         images=tuple(images),
+        threshold_curve=tuple((curve / len(images)).tolist()),
+        calibration=calibration.result(),
     )
 
 
 def _scores(images: list[ImageScore]) -> dict[str, Interval]:
-    positive = [image for image in images if not _is_empty(image)]
-    empty = [image for image in images if _is_empty(image)]
+    """The scores by name; where images have groups, the bootstrap draws groups."""
+    positive = [image for image in images if image.foreground]
+    empty = [image for image in images if not image.foreground]
     scores = {
-        "dice": bootstrap_mean([image.dice for image in images]),
-        "dice_own_size": bootstrap_mean([image.dice_own_size for image in images]),
-        "dice_pooled": _pooled_interval(images),
-        "iou_50": bootstrap_mean([float(image.iou >= 0.5) for image in images]),
+        "dice": _mean(images, [image.dice for image in images]),
+        "dice_own_size": _mean(images, [image.dice_own_size for image in images]),
+        "dice_pooled": bootstrap_ratio(
+            [2 * image.true_positive for image in images],
+            [2 * image.true_positive + image.false_positive + image.false_negative for image in images],
+            groups=groups_of(images),
+            empty=1.0,
+        ),
+        "iou_50": _mean(images, [float(image.iou >= 0.5) for image in images]),
     }
     if positive:
-        scores["dice_positive"] = bootstrap_mean([image.dice for image in positive])
+        scores["dice_positive"] = _mean(positive, [image.dice for image in positive])
     if empty:
-        scores["false_positive_rate"] = bootstrap_mean([float(image.false_positive > 0) for image in empty])
+        scores["false_positive_rate"] = _mean(empty, [float(image.false_positive > 0) for image in empty])
     return scores
 
 
-def _pooled_interval(images: list[ImageScore]) -> Interval:
-    """Dice of all pixels together; the interval comes from drawing images anew, as everywhere, not pixels."""
-    counts = np.array([(image.true_positive, image.false_positive, image.false_negative) for image in images])
-    random = np.random.default_rng(0)
-    drawn = [dice_pooled(counts[random.integers(len(counts), size=len(counts))]) for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Interval(mean=dice_pooled(counts), low=float(low), high=float(high))
-
-
-def _is_empty(image: ImageScore) -> bool:
-    return image.true_positive + image.false_negative == 0
+def _mean(images: list[ImageScore], values: list[float]) -> Interval:
+    return bootstrap_mean(values, groups=groups_of(images))
 
 
 def _dice_own_size(probability: np.ndarray, example: Example, threshold: float) -> float:

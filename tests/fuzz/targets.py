@@ -13,7 +13,8 @@ import numpy as np
 
 from seg.data.audit.headers import read_header
 from seg.data.build import mask_names
-from seg.data.coco import AnnotationFile, ImageEntry, read_annotations
+from seg.data.coco import AnnotationFile, ImageEntry
+from seg.data.coco_reader import read_annotations
 from seg.data.files import locate
 from seg.data.images import MAX_PIXELS, decode_image, header_size, resize_image, resize_mask
 from seg.data.manifest import IGNORE

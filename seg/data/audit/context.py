@@ -9,7 +9,9 @@ import numpy as np
 
 from seg.data.audit.headers import HEADER_BYTES, Header, read_header
 from seg.data.baselines import thumbnails
-from seg.data.coco import Annotation, AnnotationFile, ImageEntry, read_annotations
+from seg.data.coco import Annotation, AnnotationFile, ImageEntry
+from seg.data.coco_reader import read_annotations
+from seg.data.groups import compiled_pattern, group_in_name
 from seg.data.layout import ADDITIONAL, SplitSource, find_additional, find_splits, image_path
 from seg.data.manifest import Example, Manifest
 from seg.data.masks import measure
@@ -57,16 +59,28 @@ class Context:
         data: folder of the export.
         additional: folder of the set of corrections; None where there is none.
         manifest: of the converted dataset.
+        group_pattern, group_column: what names the groups; both empty: nothing does.
         sources, files: where the export's splits and the corrections lie, and their annotation files.
 
     Raises:
         UserError: if the export cannot be read.
     """
 
-    def __init__(self, data: Path, manifest: Manifest, additional: Path | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        manifest: Manifest,
+        *,
+        group_pattern: str = "",
+        group_column: str = "",
+        additional: Path | None = None,
+    ) -> None:
         self.data = data
         self.additional = additional
         self.manifest = manifest
+        self.group_pattern = group_pattern
+        self.group_column = group_column
+        converted_with = manifest.settings.get("group_column", "")
         self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
         root = data.resolve()
         self._prefixes = {
@@ -76,7 +90,10 @@ class Context:
             source = self.sources[ADDITIONAL] = find_additional(additional)
             folder = source.images.resolve().relative_to(additional.resolve()).as_posix()
             self._prefixes[ADDITIONAL] = f"{ADDITIONAL}/{folder}"
-        self.files: dict[str, AnnotationFile] = {name: _read(source) for name, source in self.sources.items()}
+        # Corrections have no groups.
+        self.files: dict[str, AnnotationFile] = {
+            name: _read(source, "" if name == ADDITIONAL else converted_with) for name, source in self.sources.items()
+        }
 
     @cached_property
     def rows(self) -> dict[str, list[Row]]:
@@ -100,6 +117,21 @@ class Context:
     def by_file_name(self) -> dict[str, Row]:
         """The examples by file name, relative to the export."""
         return {row.example.file_name: row for rows in self.rows.values() for row in rows}
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The given group of each image that has one, by file name relative to the export."""
+        if self.group_column:
+            # Read anew: an official split was converted without looking at the column, and keeps images without it.
+            sources = [source for name, source in self.sources.items() if name != ADDITIONAL]
+            files = {source.name: _read(source, self.group_column) for source in sources}
+            entries = ((name, image) for name, file in files.items() for image in file.images)
+            return {self.file_name(name, image): str(image.group) for name, image in entries}
+        if self.group_pattern:
+            pattern = compiled_pattern(self.group_pattern)
+            found = {name: group_in_name(pattern, row.name) for name, row in self.by_file_name.items()}
+            return {name: group for name, group in found.items() if group is not None}
+        return {}
 
     @cached_property
     def headers(self) -> dict[str, Header]:
@@ -147,9 +179,9 @@ class Context:
                 )
 
 
-def _read(source: SplitSource) -> AnnotationFile:
+def _read(source: SplitSource, group_column: str) -> AnnotationFile:
     try:
         content = source.annotations.read_bytes()
     except OSError as error:
         raise UserError(f"{source.annotations} cannot be read ({error.strerror}); check it.") from None
-    return read_annotations(source.annotations, content, source.name)
+    return read_annotations(source.annotations, content, source.name, group_column)

@@ -8,6 +8,7 @@ import numpy as np
 from seg.data.audit import pictures
 from seg.data.audit.context import Context, Labelled
 from seg.data.audit.finding import Exhibit, Finding, counted
+from seg.data.certificate import TOLERANCE, compare_areas
 from seg.data.images import resize_mask
 from seg.data.masks import overlap, rasterise, region
 from seg.data.segmentation import Polygons
@@ -162,18 +163,17 @@ def _area(context: Context) -> Iterator[Finding]:
         severity="warning",
         count=len(wrong),
         title=f"{counted(len(wrong), 'annotation')} of {len(stated):,} whose stated area is not what they cover",
-        meaning="The file's own area and the rasterised outline differ by more than its border's pixels: outlines "
-        "that cross themselves, holes that were lost, or an image that was resized after it was annotated.",
+        meaning=f"The file's own area and the rasterised outline differ by more than {TOLERANCE}: outlines that cross "
+        "themselves, holes that were lost, or an image that was resized after it was annotated.",
         remedy="Look at the examples; where the outline is wrong, export again.",
         examples=_exhibits(context, wrong, caption),
     )
 
 
 def _disagrees(labelled: Labelled) -> bool:
-    """Whether the areas differ by more than 5 % and a border of one pixel on both sides."""
-    border = 4 * (labelled.box[2] + labelled.box[3]) + 4
-    stated = labelled.annotation.area or 0.0
-    return abs(labelled.area - stated) > 0.05 * max(labelled.area, stated) + border
+    _, _, width, height = labelled.box
+    annotation = labelled.annotation
+    return compare_areas(annotation.id, labelled.area, width, height, annotation.area).agrees is False
 
 
 def _overlaps(context: Context) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import numpy as np
 from seg.data.audit import pictures
 from seg.data.audit.context import Context, Row
 from seg.data.audit.finding import Bars, Exhibit, Finding, counted
+from seg.data.audit.given_groups import given_groups
 from seg.data.baselines import baselines, nearest_strangers_dice
 from seg.data.likeness import same_texture, small_picture, stranger_likeness
 from seg.data.series import place_in_series
@@ -24,8 +25,8 @@ _STRANGERS = f"nearest_image_beyond_±{GAP}"  # copied with the neighbours in th
 
 
 def leakage(context: Context) -> Iterator[Finding]:
-    """Copies across splits, series across splits, and the score of copying the nearest training mask."""
-    found = [*_identical(context), *_series(context), *_near_identical(context)]
+    """Copies, groups and series across splits, and the score of copying the nearest training mask."""
+    found = [*_identical(context), *given_groups(context), *_series(context), *_near_identical(context)]
     yield from found
     yield _lookup(context, leaks=any(finding.severity == "error" for finding in found))
 

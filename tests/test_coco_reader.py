@@ -5,7 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seg.data.coco import Annotation, AnnotationFile, ImageEntry, read_annotations
+from seg.data.coco import Annotation, AnnotationFile, ImageEntry
+from seg.data.coco_reader import read_annotations
 from seg.data.segmentation import Polygons
 from seg.errors import UserError
 from tests.small_export import content

@@ -1,0 +1,97 @@
+"""`ImageScore`: the score of one image, and the scores of kinds of images. Imports no TensorFlow."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from seg.statistics import Interval, bootstrap_mean
+
+SIZES = ("small", "medium", "large")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScore:
+    """The score of one image.
+
+    Attributes:
+        index: position in the split's records.
+        file_name: of the image, in the export.
+        dice, dice_own_size, iou: at the training size, at the own size, at the training size.
+        true_positive, false_positive, false_negative: pixels at the training size, ignored ones in none of them.
+        group: as in `Example`; empty where none is known.
+    """
+
+    index: int
+    file_name: str
+    dice: float
+    dice_own_size: float
+    iou: float
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    group: str = ""
+
+    @property
+    def foreground(self) -> int:
+        """True foreground pixels at the training size."""
+        return self.true_positive + self.false_negative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The scores of some of a split's images.
+
+    Attributes:
+        name: of the kind of images.
+        images: how many there are.
+        dice_own_size: their mean with its interval.
+        smallest, largest: share of the image that is true foreground, of the images with the least and the most.
+    """
+
+    name: str
+    images: int
+    dice_own_size: Interval
+    smallest: float
+    largest: float
+
+
+def groups_of(images: Sequence[ImageScore]) -> list[str] | None:
+    """What the bootstrap draws: each image's group, one without a group being its own; None where none has one."""
+    if not any(image.group for image in images):
+        return None
+    return [f"group {image.group}" if image.group else f"image {image.index}" for image in images]
+
+
+def by_size(images: Sequence[ImageScore], image_size: int) -> list[Part]:
+    """Scores by how much of the image the foreground fills: the images with foreground in thirds, `SIZES`.
+
+    Thirds, not fixed sizes: they hold equally many images (one more in the first ones) on any dataset. Fewer than three
+    images with foreground make as many parts.
+    """
+    ordered = sorted((image for image in images if image.foreground), key=lambda image: image.foreground)
+    thirds = np.array_split(np.arange(len(ordered)), len(SIZES))
+    parts = zip(SIZES, thirds, strict=True)
+    return [_part(name, [ordered[place] for place in third], image_size) for name, third in parts if third.size]
+
+
+def by_group(images: Sequence[ImageScore], image_size: int) -> list[Part]:
+    """Scores of each group, the lowest mean first; empty where no image has a group."""
+    members: dict[str, list[ImageScore]] = defaultdict(list)
+    for image in images:
+        if image.group:
+            members[image.group].append(image)
+    parts = [_part(name, group, image_size) for name, group in members.items()]
+    return sorted(parts, key=lambda part: part.dice_own_size.mean)
+
+
+def _part(name: str, images: Sequence[ImageScore], image_size: int) -> Part:
+    shares = [image.foreground / image_size**2 for image in images]
+    return Part(
+        name=name,
+        images=len(images),
+        dice_own_size=bootstrap_mean([image.dice_own_size for image in images], groups=groups_of(images)),
+        smallest=min(shares),
+        largest=max(shares),
+    )
