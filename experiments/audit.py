@@ -42,6 +42,7 @@ def report(values: argparse.Namespace, manifest: Manifest, folder: Path, stream:
         manifest,
         group_pattern=values.group_pattern,
         group_column=values.group_column,
+        additional=datasets.additional_folder(values),
     )
     try:
         page = write_report(findings, manifest, folder)

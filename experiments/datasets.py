@@ -25,6 +25,7 @@ OPTIONS = (
     "group_pattern",
     "group_column",
     "split_seed",
+    "additional",
     "workspace",
 )
 
@@ -44,6 +45,11 @@ def export_folder(values: argparse.Namespace) -> Path:
     except OSError as error:
         raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error
     return data
+
+
+def additional_folder(values: argparse.Namespace) -> Path | None:
+    """The set of corrections that `additional` names; None where it names none."""
+    return Path(values.additional) if values.additional else None
 
 
 def given_division(values: argparse.Namespace, split: str) -> DivisionSettings:
@@ -76,6 +82,7 @@ def prepare(values: argparse.Namespace, image_size: int, division: DivisionSetti
         group_pattern=division.group_pattern,
         group_column=division.group_column,
         split_seed=division.seed,
+        additional=additional_folder(values),
         announce=lambda line: print(line, file=sys.stderr),
     )
 

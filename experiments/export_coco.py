@@ -27,7 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     manifest = datasets.prepare(values, values.image_size)
     output = Path(values.output)
-    exported = export_coco(manifest, datasets.export_folder(values), output, segmentation=values.segmentation)
+    exported = export_coco(
+        manifest,
+        datasets.export_folder(values),
+        output,
+        segmentation=values.segmentation,
+        additional=datasets.additional_folder(values),
+    )
     print(f"exported {exported.images} images with {exported.annotations} annotations: {output}")
     return 0
 

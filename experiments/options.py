@@ -107,6 +107,11 @@ _RUNNER = {
     "split_seed": Option(
         type=int, default=0, help="seed of the assignment of groups to splits, for split=grouped and kfold"
     ),
+    "additional": Option(
+        type=str,
+        default="",
+        help="folder of corrections, as app writes them, whose images join the training images; empty: none",
+    ),
     "workspace": Option(type=str, default="workspace", help="folder of converted datasets and trial folders"),
     "preset": Option(
         type=str,
@@ -155,6 +160,12 @@ _RUNNER = {
         help="probability, between 0 and 1, from which a pixel is foreground; tuned: as validation had it",
     ),
     "images": Option(type=str, default="", help="image files, folders or patterns such as 'scans/*.png'"),
+    "examples": Option(
+        type=str,
+        default="",
+        help="image files, a folder or a pattern to pick examples from; empty: the image that travels with the model",
+    ),
+    "corrections": Option(type=str, default="corrections", help="folder of the corrections that are saved"),
     "margin": Option(
         type=margin, default=0.01, help="loss of mean test Dice that the paired 95 % interval must exclude, 0 to 1"
     ),
@@ -188,7 +199,7 @@ _RUNNER = {
         type=str, default="127.0.0.1", help="address to listen on; any other than this machine's own is open to others"
     ),
     "port": Option(type=port, default=5001, help="TCP port to listen on; 0: any free one, which is printed"),
-    "max_body_mb": Option(type=int, default=32, help="MiB that a request's body may have; base64 adds a third"),
+    "max_upload": Option(type=int, default=32, help="MiB that one upload may have; base64 adds a third"),
     "allow_errors": Option(
         type=str,
         default="no",

@@ -1,5 +1,7 @@
 """`Registry`: the only module that talks to MLflow's model registry. Loads no model and imports no TensorFlow."""
 
+import base64
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +90,33 @@ class Registry:
                 f"model must be in the registry {tracking_uri.displayed(self.uri)}, got '{uri}'; register one with "
                 "main, or set MLFLOW_TRACKING_URI to the store that has it."
             ) from None
+
+    def versions(self, name: str) -> list[str]:
+        """The numbers of a registered model's versions, newest first; none where there is no such model."""
+        found = self._client.search_model_versions(f"name = '{name}'")
+        return sorted((str(version.version) for version in found), key=int, reverse=True)
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """The version that each alias of a registered model points to."""
+        try:
+            return {alias: str(version) for alias, version in self._client.get_registered_model(name).aliases.items()}
+        except MlflowException as error:
+            if error.error_code in _SETTLED_ERRORS:
+                return {}
+            raise
+
+    def example(self, model: ModelInfo) -> bytes | None:
+        """The encoded image that a version has as its input example; None where it has none."""
+        source = self._client.get_model_version_download_uri(model.name, model.version)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                fetched = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{source}/input_example.json", dst_path=folder, tracking_uri=self.uri
+                )
+                (row,) = json.loads(Path(fetched).read_text(encoding="utf-8"))["data"]
+                return base64.b64decode(row[0])
+            except (MlflowException, OSError, ValueError, KeyError, TypeError):
+                return None  # a foreign version
 
     def download(self, model: ModelInfo, folder: Path) -> Path:
         """Fetches a version's `model.keras` and `settings.json` into a folder, and returns theirs."""

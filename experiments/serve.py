@@ -24,7 +24,7 @@ _SECONDS_TO_END = 10  # for the requests that are being answered
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return parser("serve", __doc__, ["model", "host", "port", "max_body_mb"])
+    return parser("serve", __doc__, ["model", "host", "port", "max_upload"])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -81,8 +81,8 @@ def serve(model: ModelInfo, uri: str, listening: socket.socket, max_body: int) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
-    if values.max_body_mb <= 0:
-        raise UserError(f"max_body_mb must be above 0, got {values.max_body_mb}; use 32.")
+    if values.max_upload <= 0:
+        raise UserError(f"max_upload must be above 0, got {values.max_upload}; use 32.")
     launch = entry.read_launch()
     with listen(values.host, values.port) as listening:
         if not is_loopback(values.host):
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         tracker = Tracker(launch.tracking_uri, None)
         model = Registry(tracker.uri).find(values.model)
-        serve(model, tracker.uri, listening, values.max_body_mb * 2**20)
+        serve(model, tracker.uri, listening, values.max_upload * 2**20)
     return 0
 
 

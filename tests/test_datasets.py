@@ -22,6 +22,7 @@ def values(workspace: Path) -> argparse.Namespace:
         group_pattern="",
         group_column="",
         split_seed=0,
+        additional="",
     )
 
 

@@ -210,7 +210,7 @@ def test_predict_names_the_broken_file_and_predicts_the_others(home: Home) -> No
         ("train", {"image_size": 100}, "use 96 or 112"),
         ("train", {"batch_size": 0}, "batch_size must be at least 1"),
         ("study", {"study": "unet", "image_size": 64}, "another"),
-        ("report", {"study": "unicorn", "storage": "sqlite:///nowhere.db"}, "storage must be there to be read"),
+        ("report", {"study": "unicorn", "storage": "sqlite:///nowhere.db"}, "storage must name a file that exists"),
         ("predict", {"images": "nowhere"}, "nowhere"),
         ("predict", {"images": ".", "model": "models:/unicorn@champion"}, "unicorn"),
     ],

@@ -28,6 +28,7 @@ ONLY = {
         "experiments/search.py",
         "experiments/plots.py",
     },
+    "gradio": {"experiments/app.py", "experiments/web_page/layout.py"},  # the latter where the page is started
     "pycocotools": {"seg/data/masks.py", "seg/data/demo.py"},  # the demo writes run lengths, masks.py reads them
 }
 
@@ -65,7 +66,7 @@ def test_entry_points_start_without_heavy_libraries(verb: str) -> None:
     # `--help` must answer at once, and the driver must never hold a GPU.
     script = (
         f"import sys, experiments.{verb}\n"
-        "print([name for name in ('tensorflow', 'keras', 'torch') if name in sys.modules])"
+        "print([name for name in ('tensorflow', 'keras', 'torch', 'gradio') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -280,6 +280,25 @@ def test_notes_and_descriptions_fit_into_the_database(uri, register, client):
     assert len(version.tags["promotion"]) == len(version.description) == 5000
 
 
+def test_versions_aliases_and_the_example(uri, register, client):
+    register("browsed", 0.6)
+    register("browsed", 0.5)
+    client.set_registered_model_alias("browsed", "champion", "1")
+    client.set_registered_model_alias("browsed", "challenger", "2")
+    registry = Registry(uri)
+    assert registry.versions("browsed") == ["2", "1"]
+    assert registry.aliases("browsed") == {"champion": "1", "challenger": "2"}
+    assert registry.example(registry.find("models:/browsed/2")) == b"image"
+    assert (registry.versions("nobody"), registry.aliases("nobody")) == ([], {})
+
+
+def test_a_foreign_version_has_no_example(uri, client, tmp_path):
+    client.create_registered_model("foreign-example")
+    client.create_model_version("foreign-example", source=tmp_path.as_uri())
+    registry = Registry(uri)
+    assert registry.example(registry.find("models:/foreign-example/1")) is None
+
+
 def test_download_brings_file_and_settings(uri, register, tmp_path):
     registered = register("fetched", 0.8)
     folder = Registry(uri).download(registered, tmp_path / "fetched")

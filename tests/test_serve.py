@@ -98,7 +98,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 @pytest.fixture(scope="module")
 def served(store: tuple[str, Path]) -> Iterator[Served]:
     uri, folder = store
-    process = start(uri, "--max_body_mb=1", folder=folder)
+    process = start(uri, "--max_upload=1", folder=folder)
     assert process.stdout is not None
     line = process.stdout.readline()
     errors = (folder / "stderr").read_text()
@@ -351,8 +351,8 @@ def test_an_address_that_is_not_here() -> None:
 
 
 def test_no_room_for_a_body() -> None:
-    with pytest.raises(UserError, match="max_body_mb must be above 0, got 0; use 32"):
-        serve.main(["--max_body_mb=0"])
+    with pytest.raises(UserError, match="max_upload must be above 0, got 0; use 32"):
+        serve.main(["--max_upload=0"])
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])

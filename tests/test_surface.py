@@ -28,6 +28,7 @@ VERBS = (
     "report",
     "promote",
     "serve",
+    "app",
     "dashboard",
 )
 

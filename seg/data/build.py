@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from seg.data.additional import with_additional
 from seg.data.certificate import summarise_areas
 from seg.data.coco import Problem
 from seg.data.export import Export, image_problem
+from seg.data.layout import ADDITIONAL
 from seg.data.manifest import SPLITS, Example, Manifest, SplitSummary
 from seg.data.record import Converted, RecordWriter, Task
 from seg.data.segmentation import BrokenRule
@@ -66,9 +68,10 @@ class Build:
     def run(self, folder: Path, processes: Processes) -> None:
         """Writes the whole dataset into a new folder, its manifest last; `processes` may wait already."""
         folder.mkdir()
+        additional = self._export.images.pop(ADDITIONAL, [])
         divided = divide(self._export.images, self._division, jobs=self._jobs)
-        self._export.images = divided.images
-        self.problems += divided.left_out
+        self._export.images, corrected = with_additional(divided.images, additional)
+        self.problems += divided.left_out + corrected
         tasks = [task for name in SPLITS for task in self._tasks(folder, name)]
         offsets = {name: self._allocate(folder, name) for name in SPLITS}
         policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
@@ -117,11 +120,7 @@ class Build:
         (folder / f"{name}_mask").mkdir()
         images = self._export.images[name]
         names = mask_names([image.entry.file_name for image in images])
-        root = self._export.data.resolve()
-        prefixes = {
-            source: place.images.resolve().relative_to(root).as_posix()
-            for source, place in self._export.sources.items()
-        }
+        prefixes = {source: self._export.prefix(source) for source in self._export.sources}
         for row, (image, mask_name) in enumerate(zip(images, names, strict=True)):
             yield Task(
                 split=name,

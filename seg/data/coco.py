@@ -6,7 +6,7 @@ from typing import Any
 
 from seg.data.segmentation import Polygons, RunLengths
 
-HARMLESS = ("unknown_image", "split_gap")
+HARMLESS = ("unknown_image", "split_gap", "corrected")
 
 
 @dataclass(frozen=True, kw_only=True)

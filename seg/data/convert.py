@@ -48,6 +48,7 @@ def convert(
     group_pattern: str = "",
     group_column: str = "",
     split_seed: int = 0,
+    additional: Path | None = None,
     jobs: int = 0,
     progress: bool = True,
     announce: Callable[[str], None] = lambda line: None,
@@ -71,6 +72,8 @@ def convert(
         group_column: key of the image entries whose value names the group, such as `patient` or `extra.patient`;
             empty: none. Not together with `group_pattern`.
         split_seed: of the assignment of groups to splits.
+        additional: folder of a set of corrections, COCO with the split train alone, whose images join train; None:
+            there is none. See `seg.data.additional`.
         jobs: worker processes; 0 means one per core.
         progress: show a bar on stderr when it takes over two seconds.
         announce: called with the one line that says what was done: `up to date: …` or `converted …`.
@@ -98,7 +101,7 @@ def convert(
         )
     division = DivisionSettings(check_split(split), group_pattern, group_column, split_seed)
     started = time.monotonic()
-    export = Export(data, categories, crowds, group_column if division.split != OFFICIAL else "")
+    export = Export(data, categories, crowds, group_column if division.split != OFFICIAL else "", additional)
     jobs = jobs or os.cpu_count() or 1
     try:
         datasets = workspace / "datasets"

@@ -11,11 +11,12 @@ from typing import Any
 from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem
 from seg.data.coco_reader import read_annotations
 from seg.data.files import HashCache, locate
-from seg.data.layout import SplitSource, find_splits
+from seg.data.layout import ADDITIONAL, SplitSource, find_additional, find_splits
 from seg.data.masks import used_categories
 from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
 
+FOREGROUND = "foreground"  # in a set of corrections, a category of this name is always wanted
 CONVERTER = 2  # raise it when the same input would give other records
 
 
@@ -24,7 +25,7 @@ class ExportedImage:
     """An image of the export with its file and the annotations of the used categories.
 
     Attributes:
-        source: the split of the export that it comes from.
+        source: the split of the export that it comes from, or `additional`.
         group: as in `Example`.
     """
 
@@ -41,28 +42,40 @@ class Export:
 
     Attributes:
         data: its folder.
+        additional: folder of a set of corrections; None where there is none.
         categories: the wanted categories, as given.
-        sources, files, images: by split: where it lies, its annotation file, its images (after `locate_images`).
+        sources, files, images: by split, and `additional`: where it lies, its annotation file, its images (after
+            `locate_images`).
         crowds: what crowd regions are in effect: where every annotation is a crowd, they are foreground.
         problems: every broken rule so far.
     """
 
-    def __init__(self, data: Path, categories: str, crowds: str, group_column: str = "") -> None:
+    def __init__(
+        self, data: Path, categories: str, crowds: str, group_column: str = "", additional: Path | None = None
+    ) -> None:
         self.data = data
+        self.additional = additional
         self.categories = categories
         self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
         self.files: dict[str, AnnotationFile] = {
             name: _read(source, group_column) for name, source in self.sources.items()
         }
-        self.images: dict[str, list[ExportedImage]] = {}
-        self.problems = [problem for file in self.files.values() for problem in file.problems]
         everything = {category for file in self.files.values() for category in file.categories}
         wanted = used_categories(everything, categories)
+        names = dict.fromkeys(self.files, wanted)
+        if additional is not None:
+            self.sources[ADDITIONAL] = find_additional(additional)
+            self.files[ADDITIONAL] = _read(self.sources[ADDITIONAL], "")
+            names[ADDITIONAL] = _used_in_additional(self.files[ADDITIONAL], categories, wanted)
+        self.images: dict[str, list[ExportedImage]] = {}
+        self.problems = [problem for file in self.files.values() for problem in file.problems]
         self._used = {
-            name: {category.id for category in file.categories if category.name in wanted}
+            name: {category.id for category in file.categories if category.name in names[name]}
             for name, file in self.files.items()
         }
-        flags = {annotation.crowd for name in self.files for annotation in self._used_annotations(name)}
+        flags = {
+            annotation.crowd for name in self.files if name != ADDITIONAL for annotation in self._used_annotations(name)
+        }
         self.crowds = "foreground" if flags == {True} else crowds
 
     def _used_annotations(self, split: str) -> Iterator[Annotation]:
@@ -71,8 +84,8 @@ class Export:
 
     def locate_images(self, cache: HashCache) -> None:
         """Finds and hashes the image files; what cannot be read becomes a problem."""
-        resolved = self.data.resolve()
         for name, file in self.files.items():
+            resolved = self.root(name).resolve()
             annotations: dict[int, list[Annotation]] = {image.id: [] for image in file.images}
             for annotation in self._used_annotations(name):
                 annotations[annotation.image_id].append(annotation)
@@ -98,6 +111,15 @@ class Export:
                         )
                     )
 
+    def root(self, source: str) -> Path:
+        """The folder that the images of a source must lie in."""
+        return self.additional if self.additional is not None and source == ADDITIONAL else self.data
+
+    def prefix(self, source: str) -> str:
+        """What stands before a `file_name` of a source, in the `file_name` of an `Example`."""
+        folder = self.sources[source].images.resolve().relative_to(self.root(source).resolve()).as_posix()
+        return f"{ADDITIONAL}/{folder}" if source == ADDITIONAL else folder
+
     def key(self, settings: dict[str, Any]) -> str:
         """Hash of everything that decides the converted dataset."""
         content = {
@@ -117,7 +139,7 @@ class Export:
         for name, file in self.files.items():
             by_id = {category.id: category for category in file.categories}
             for category in file.categories:
-                used[category] = category.id in self._used[name]
+                used[category] = used.get(category, False) or category.id in self._used[name]
             counts.update(by_id[annotation.category_id] for annotation in file.annotations)
         return [asdict(category) | {"annotations": counts[category], "used": used[category]} for category in used]
 
@@ -132,6 +154,18 @@ def _read(source: SplitSource, group_column: str) -> AnnotationFile:
         reason = str(file.problems[0]) if file.problems else "its list of images is empty"
         raise UserError(f"split {source.name} must have at least one usable image ({reason}); export it again.")
     return file
+
+
+def _used_in_additional(file: AnnotationFile, categories: str, wanted: set[str]) -> set[str]:
+    """The names of the categories of a set of corrections that are foreground."""
+    known = {category.name for category in file.categories}
+    used = known if categories == "all" else known & (wanted | {FOREGROUND})
+    if file.annotations and not used:
+        raise UserError(
+            f"additional must have one of the categories {', '.join(sorted(wanted | {FOREGROUND}))}, got "
+            f"{', '.join(sorted(known))}; rename its category to {FOREGROUND}."
+        )
+    return used
 
 
 def image_problem(split: str, entry: ImageEntry, folder: Path, broken: BrokenRule) -> Problem:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from seg.data.coco import Category
 from seg.data.coco_writer import CocoWriter, annotation_of
-from seg.data.layout import ROBOFLOW_ANNOTATIONS, find_splits
+from seg.data.layout import ADDITIONAL, ROBOFLOW_ANNOTATIONS, find_splits, image_path
 from seg.data.manifest import Example, Manifest
 from seg.data.masks import region
 from seg.data.splits import OFFICIAL
@@ -36,7 +36,9 @@ class Exported:
     annotations: int
 
 
-def export_coco(manifest: Manifest, data: Path, output: Path, *, segmentation: str = "rle") -> Exported:
+def export_coco(
+    manifest: Manifest, data: Path, output: Path, *, segmentation: str = "rle", additional: Path | None = None
+) -> Exported:
     """Writes a converted dataset as a COCO export, beside `output` first, then renamed.
 
     Images are copied: a link out of the folder is refused by `convert`, and a hard link would carry what somebody does
@@ -47,6 +49,7 @@ def export_coco(manifest: Manifest, data: Path, output: Path, *, segmentation: s
         data: the export that it was converted from, which holds the images.
         output: becomes the new export; must not exist, or be empty.
         segmentation: `rle` or `polygon`. Ignored pixels become a crowd region, always as run lengths.
+        additional: folder of the set of corrections that was converted with it; its images come to train/additional/.
 
     Raises:
         UserError: if `output` is in use or cannot be written, or an image is not the one that was converted.
@@ -58,7 +61,7 @@ def export_coco(manifest: Manifest, data: Path, output: Path, *, segmentation: s
         partial = place.with_name(f".{place.name}.partial.{os.getpid()}")
         try:
             partial.mkdir(parents=True)
-            exported = _write_splits(manifest, data, partial, segmentation)
+            exported = _write_splits(manifest, data, additional, partial, segmentation)
             partial.rename(place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -73,7 +76,7 @@ def category_name(manifest: Manifest) -> str:
     return names.pop() if len(names) == 1 else "foreground"
 
 
-def _write_splits(manifest: Manifest, data: Path, folder: Path, segmentation: str) -> Exported:
+def _write_splits(manifest: Manifest, data: Path, additional: Path | None, folder: Path, segmentation: str) -> Exported:
     total = sum(summary.examples for summary in manifest.splits.values())
     folders = _image_folders(manifest, data)
     images = annotations = 0
@@ -87,8 +90,9 @@ def _write_splits(manifest: Manifest, data: Path, folder: Path, segmentation: st
             ) as writer:
                 for example in manifest.examples(split):
                     images += 1
-                    file_name = os.path.relpath(example.file_name, folders[split])
-                    _copy(example, data, folder / FOLDERS[split] / file_name)
+                    corrected = example.file_name.startswith(f"{ADDITIONAL}/")
+                    file_name = os.path.relpath(example.file_name, Path() if corrected else folders[split])
+                    _copy(example, image_path(example.file_name, data, additional), folder / FOLDERS[split] / file_name)
                     writer.add_image(images, file_name, height=example.height, width=example.width)
                     for annotation in _annotations(example, images, segmentation):
                         writer.add_annotation(annotation)
@@ -120,13 +124,13 @@ def _info(manifest: Manifest, split: str) -> dict[str, object]:
     }
 
 
-def _copy(example: Example, data: Path, path: Path) -> None:
+def _copy(example: Example, source: Path, path: Path) -> None:
     try:
-        content = (data / example.file_name).read_bytes()
+        content = source.read_bytes()
     except OSError as error:
-        raise UserError(f"{data / example.file_name} cannot be read ({error.strerror}); run convert again.") from None
+        raise UserError(f"{source} cannot be read ({error.strerror}); run convert again.") from None
     if hashlib.sha256(content).hexdigest() != example.sha256:
-        raise UserError(f"{data / example.file_name} must be the image that was converted; run convert again.")
+        raise UserError(f"{source} must be the image that was converted; run convert again.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 

@@ -6,6 +6,8 @@ Two layouts are known:
     train/_annotations.coco.json           annotations/instances_train.json      (or instances_train2017.json)
     train/IMAGE                            train/IMAGE or images/train/IMAGE     (or train2017/, images/train2017/)
     valid/..., test/...                    the same for val and test
+
+A set of corrections has the split train alone, in either layout.
 """
 
 import re
@@ -17,6 +19,7 @@ from seg.data.manifest import SPLITS
 from seg.errors import UserError
 
 ROBOFLOW_ANNOTATIONS = "_annotations.coco.json"
+ADDITIONAL = "additional"  # what a set of corrections is called beside the splits
 SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NAME = re.compile(rf"({'|'.join(sorted(SPELLINGS, key=len, reverse=True))})(\d*)")
 
@@ -26,7 +29,7 @@ class SplitSource:
     """One split of an export.
 
     Attributes:
-        name: `train`, `val` or `test`.
+        name: `train`, `val` or `test`; `additional` for a set of corrections.
         annotations: its COCO file.
         images: the folder that its `file_name`s are relative to.
     """
@@ -57,6 +60,27 @@ def find_splits(data: Path) -> tuple[SplitSource, ...]:
             f"(found: {', '.join(found)}); export it again with all three."
         )
     return tuple(found[name] for name in SPLITS)
+
+
+def find_additional(folder: Path) -> SplitSource:
+    """Where a set of corrections lies.
+
+    Raises:
+        UserError: if the folder is missing, or holds anything but the split train.
+    """
+    found = (_roboflow(folder) or _standard(folder)) if folder.is_dir() else {}
+    if tuple(found) != ("train",):
+        raise UserError(
+            f"additional must be a folder with the split train alone, such as train/{ROBOFLOW_ANNOTATIONS}, and "
+            f"{folder} has {', '.join(found) or 'none'}; give the folder of corrections that app writes."
+        )
+    return SplitSource(name=ADDITIONAL, annotations=found["train"].annotations, images=found["train"].images)
+
+
+def image_path(file_name: str, data: Path, additional: Path | None) -> Path:
+    """The file of an `Example` whose name is relative to the export; behind `additional/`, to the corrections."""
+    beside = file_name.removeprefix(f"{ADDITIONAL}/")
+    return data / file_name if additional is None or beside == file_name else additional / beside
 
 
 def _roboflow(data: Path) -> dict[str, SplitSource]:

@@ -15,13 +15,21 @@ from seg.data.manifest import Manifest
 CHECKS = (leakage, labels, bookkeeping, images, numbers)
 
 
-def audit(data: Path, manifest: Manifest, *, group_pattern: str = "", group_column: str = "") -> list[Finding]:
+def audit(
+    data: Path,
+    manifest: Manifest,
+    *,
+    group_pattern: str = "",
+    group_column: str = "",
+    additional: Path | None = None,
+) -> list[Finding]:
     """Checks a converted dataset beside the export that it comes from.
 
     Args:
         data: folder of the export.
         manifest: of the dataset converted from it.
         group_pattern, group_column: as in `convert`; what names the groups, whatever the split.
+        additional: folder of the set of corrections that was converted with it.
 
     Returns:
         The findings, errors first.
@@ -29,7 +37,7 @@ def audit(data: Path, manifest: Manifest, *, group_pattern: str = "", group_colu
     Raises:
         UserError: if the export cannot be read, or no image names its group there.
     """
-    context = Context(data, manifest, group_pattern=group_pattern, group_column=group_column)
+    context = Context(data, manifest, group_pattern=group_pattern, group_column=group_column, additional=additional)
     return sorted(_findings(context), key=lambda finding: SEVERITIES.index(finding.severity))
 
 

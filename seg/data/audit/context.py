@@ -12,7 +12,7 @@ from seg.data.baselines import thumbnails
 from seg.data.coco import Annotation, AnnotationFile, ImageEntry
 from seg.data.coco_reader import read_annotations
 from seg.data.groups import compiled_pattern, group_in_name
-from seg.data.layout import SplitSource, find_splits
+from seg.data.layout import ADDITIONAL, SplitSource, find_additional, find_splits, image_path
 from seg.data.manifest import Example, Manifest
 from seg.data.masks import measure
 from seg.errors import UserError
@@ -57,27 +57,42 @@ class Context:
 
     Attributes:
         data: folder of the export.
+        additional: folder of the set of corrections; None where there is none.
         manifest: of the converted dataset.
         group_pattern, group_column: what names the groups; both empty: nothing does.
-        sources, files: where the export's splits lie, and their annotation files.
+        sources, files: where the export's splits and the corrections lie, and their annotation files.
 
     Raises:
         UserError: if the export cannot be read.
     """
 
-    def __init__(self, data: Path, manifest: Manifest, *, group_pattern: str = "", group_column: str = "") -> None:
+    def __init__(
+        self,
+        data: Path,
+        manifest: Manifest,
+        *,
+        group_pattern: str = "",
+        group_column: str = "",
+        additional: Path | None = None,
+    ) -> None:
         self.data = data
+        self.additional = additional
         self.manifest = manifest
         self.group_pattern = group_pattern
         self.group_column = group_column
         converted_with = manifest.settings.get("group_column", "")
         self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
-        self.files: dict[str, AnnotationFile] = {
-            name: _read(source, converted_with) for name, source in self.sources.items()
-        }
         root = data.resolve()
         self._prefixes = {
             name: source.images.resolve().relative_to(root).as_posix() for name, source in self.sources.items()
+        }
+        if additional is not None:
+            source = self.sources[ADDITIONAL] = find_additional(additional)
+            folder = source.images.resolve().relative_to(additional.resolve()).as_posix()
+            self._prefixes[ADDITIONAL] = f"{ADDITIONAL}/{folder}"
+        # Corrections have no groups.
+        self.files: dict[str, AnnotationFile] = {
+            name: _read(source, "" if name == ADDITIONAL else converted_with) for name, source in self.sources.items()
         }
 
     @cached_property
@@ -108,7 +123,8 @@ class Context:
         """The given group of each image that has one, by file name relative to the export."""
         if self.group_column:
             # Read anew: an official split was converted without looking at the column, and keeps images without it.
-            files = {name: _read(source, self.group_column) for name, source in self.sources.items()}
+            sources = [source for name, source in self.sources.items() if name != ADDITIONAL]
+            files = {source.name: _read(source, self.group_column) for source in sources}
             entries = ((name, image) for name, file in files.items() for image in file.images)
             return {self.file_name(name, image): str(image.group) for name, image in entries}
         if self.group_pattern:
@@ -132,9 +148,13 @@ class Context:
         """Every annotation that is safe to rasterise, of all categories, in the order of the files."""
         return list(self._labelled())
 
+    def path(self, file_name: str) -> Path:
+        """The image file that an `Example` names."""
+        return image_path(file_name, self.data, self.additional)
+
     def _header(self, file_name: str) -> Header:
         try:
-            with (self.data / file_name).open("rb") as file:
+            with self.path(file_name).open("rb") as file:
                 return read_header(file.read(HEADER_BYTES))
         except OSError:
             return Header(format="unknown")

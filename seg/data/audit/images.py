@@ -25,7 +25,7 @@ def images(context: Context) -> Iterator[Finding]:
 def _left_out(context: Context) -> Iterator[Finding]:
     by_rule: dict[str, list[dict[str, object]]] = defaultdict(list)
     for problem in context.manifest.left_out:
-        if problem["rule"] not in ("unknown_image", "split_gap"):
+        if problem["rule"] not in ("unknown_image", "split_gap", "corrected"):
             by_rule[problem["rule"]].append(problem)
     for rule, problems in by_rule.items():
         yield Finding(

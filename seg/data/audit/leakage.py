@@ -232,8 +232,8 @@ def _lookup(context: Context, leaks: bool) -> Finding:
 
 def _copies(context: Context, pair: _Pair) -> bool:
     """Whether both are one picture; at a size of their own, because small records look alike sooner."""
-    first = small_picture(context.data / pair.row.example.file_name)
-    second = small_picture(context.data / pair.train.example.file_name)
+    first = small_picture(context.path(pair.row.example.file_name))
+    second = small_picture(context.path(pair.train.example.file_name))
     return first is not None and second is not None and same_texture(first, second)
 
 

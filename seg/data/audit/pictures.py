@@ -22,7 +22,7 @@ def example(context: Context, row: Row) -> np.ndarray:
     """The image with its mask; from the record where the file can no longer be read."""
     found = row.example
     try:
-        image = decode_image((context.data / found.file_name).read_bytes())
+        image = decode_image(context.path(found.file_name).read_bytes())
         if image.shape[:2] != (found.height, found.width):
             raise UserError("the image was rotated or replaced")
         mask = region(found.mask, found.height, found.width)
