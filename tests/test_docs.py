@@ -1,6 +1,7 @@
 """What the documents tell people to type exists, and the tutorial runs from its first command to its last."""
 
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -90,12 +91,15 @@ def test_the_loss_of_the_page_is_one() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tutorial_runs(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     write_demo(tmp_path / "export", train=6, valid=3, test=3)  # patients
     for block in blocks(ROOT / "docs/tutorial.md", "bash"):
         for command in block.strip().splitlines():
             words = shlex.split(command)
             assert words[0] == "python"
-            ran = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True)
+            ran = subprocess.run(
+                [sys.executable, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
             assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
     assert (tmp_path / "audit" / "audit.html").exists()
     assert list((tmp_path / "predictions").rglob("*.png"))
