@@ -1,6 +1,7 @@
-"""A real `mlflow server` on this machine for a test."""
+"""A real `mlflow server` on this machine for a test, started as docs/how-to/server.md says."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,11 +19,12 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "server.md").read_text(encoding="utf-8")
+    (documented,) = re.findall(r"^```bash\n(.*?)\n```$", page, re.M)
+    command = [sys.executable, "-m", *documented.replace("--port 5000", f"--port {port}").split()]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command + stores, env=environment, cwd=folder, stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 60
         while not _healthy(f"http://127.0.0.1:{port}"):
