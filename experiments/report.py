@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments import entry
+from experiments.code_version import git_commit
 from experiments.options import OPTIONS, parser
 from experiments.storage import read_study
 from experiments.study_origin import StudyOrigin, command_line, origin_file
 from experiments.study_page import study_page
 from experiments.study_page.record import StudyRecord, gather
-from experiments.tracking import Tracker, git_commit
+from experiments.tracking import Tracker
 from seg.errors import UserError
 from seg.page import write_whole
 

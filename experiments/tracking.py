@@ -4,35 +4,27 @@ Every call names its run: MLflow's active run is process-wide state that a study
 `mlflow run` around it, would trip over. Parent run = study, child run = trial.
 """
 
-import functools
-import getpass
-import json
 import math
 import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import format_exc
 from typing import TYPE_CHECKING, Any, Literal
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
-    MLFLOW_DATASET_CONTEXT,
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NOTE,
-    MLFLOW_SOURCE_NAME,
-    MLFLOW_SOURCE_TYPE,
-    MLFLOW_USER,
 )
 
 from experiments import tracking_uri
 from experiments.new_database import create_whole
+from experiments.run_description import as_text, common_tags, dataset_input, origin_tags, study_note
 from experiments.system_metrics import SystemMetrics
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
@@ -53,8 +45,6 @@ _STATUS: dict[State, str] = {
 }
 # A tag that MLflow's page reads and its Python has no name for; without it, it opens on tools for language models.
 _EXPERIMENT_KIND = "mlflow.experimentKind"
-DIVISION_TAGS = ("group_pattern", "group_column", "split_seed")  # beside `split`, where it is not the official one
-_DIGEST_LENGTH = 36  # what MLflow's database holds
 
 
 class Tracker:
@@ -115,7 +105,7 @@ class Tracker:
         Raises:
             UserError: if the store has no such run.
         """
-        tags = _common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: _study_note(study, parameters, manifest)}
+        tags = common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: study_note(study, parameters, manifest)}
         known = self._create_or_adopt(study, tags, run_id or adopt)
         if run_id and adopt and run_id != adopt:
             self.log_tags(adopt, {MLFLOW_PARENT_RUN_ID: run_id, "continues": study})
@@ -131,17 +121,17 @@ class Tracker:
             manifest: of the dataset that the run works on.
             adopt: the run that `mlflow run` created for this process.
         """
-        run_id = self._create_or_adopt(name, _common_tags(manifest), adopt)
+        run_id = self._create_or_adopt(name, common_tags(manifest), adopt)
         self._describe(run_id, parameters, manifest)
         return run_id
 
     def start_trial(self, parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest) -> str:
         """Starts the child run of one trial, in its parent's experiment, and returns its id."""
-        tags = _common_tags(manifest) | {MLFLOW_PARENT_RUN_ID: parent, "study": study, "trial": str(trial)}
+        tags = common_tags(manifest) | {MLFLOW_PARENT_RUN_ID: parent, "study": study, "trial": str(trial)}
         name = f"{trial:04d} {config.loss} f{config.filters}"
         run_id = self._create_run(self._existing(parent).info.experiment_id, name, tags)
         self._log_params(run_id, config.as_dict())
-        self._client.log_inputs(run_id, [_dataset_input(manifest)])
+        self._client.log_inputs(run_id, [dataset_input(manifest)])
         self.watch_system(run_id)
         return run_id
 
@@ -288,7 +278,7 @@ class Tracker:
         # `mlflow run` logged its parameters as typed ("1e-3"); ours ("0.001") would be refused as a change.
         present = self._existing(run_id).data.params
         self._log_params(run_id, {name: value for name, value in parameters.items() if name not in present})
-        self._client.log_inputs(run_id, [_dataset_input(manifest)])
+        self._client.log_inputs(run_id, [dataset_input(manifest)])
 
     def _find_experiment(self) -> str | None:
         """The experiment's id; None until a first run needs it: a run that is adopted has its own."""
@@ -318,7 +308,7 @@ class Tracker:
             self._client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
 
     def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(experiment_id, tags=_origin_tags() | dict(tags), run_name=name).info.run_id)
+        return str(self._client.create_run(experiment_id, tags=origin_tags() | dict(tags), run_name=name).info.run_id)
 
     def _existing(self, run_id: str) -> Run:
         try:
@@ -339,67 +329,8 @@ class Tracker:
             ) from None
 
     def _log_params(self, run_id: str, parameters: Mapping[str, Any]) -> None:
-        self._client.log_batch(run_id, params=[Param(name, _as_text(value)) for name, value in parameters.items()])
+        self._client.log_batch(run_id, params=[Param(name, as_text(value)) for name, value in parameters.items()])
 
 
 def _create_tables(uri: str) -> None:
     mlflow.MlflowClient(uri).search_experiments(max_results=1)
-
-
-def _as_text(value: Any) -> str:
-    """Lists as a person types them on the command line: `bce,dice`."""
-    if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
-        return ",".join(str(item) for item in value)
-    return str(value)
-
-
-def _common_tags(manifest: Manifest) -> dict[str, str]:
-    tags = {"dataset_key": manifest.key, "split": manifest.split}
-    tags |= {name: str(manifest.settings[name]) for name in DIVISION_TAGS if manifest.settings.get(name, "") != ""}
-    if commit := git_commit():
-        tags["git_commit"] = commit
-    return tags
-
-
-def _origin_tags() -> dict[str, str]:
-    """Who started a run with what. An adopted run keeps what `mlflow run` noted."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user needs no name
-        user = f"uid {os.getuid()}"
-    return {MLFLOW_USER: user, MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name, MLFLOW_SOURCE_TYPE: "LOCAL"}
-
-
-@functools.cache
-def git_commit() -> str | None:
-    """The commit of this project's code, with `-dirty` when files differ from it; None outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _dataset_input(manifest: Manifest) -> DatasetInput:
-    """The dataset by name and key. Built by hand: MLflow's own helpers read the data, and digest a part of it."""
-    splits = {name: {"examples": split.examples, "empty": split.empty} for name, split in manifest.splits.items()}
-    dataset = Dataset(
-        name=manifest.name,
-        digest=manifest.key[:_DIGEST_LENGTH],
-        source_type="local",
-        source=json.dumps({"uri": manifest.folder.absolute().as_uri()}),
-        profile=json.dumps({"image_size": manifest.image_size, "split": manifest.split, **splits}),
-    )
-    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
-
-
-def _study_note(study: str, parameters: Mapping[str, Any], manifest: Manifest) -> str:
-    # The settings as they are in effect: among the parameters, `mlflow run` may have noted `image_size=preset`.
-    settings = ", ".join(f"{name} {_as_text(value)}" for name, value in parameters.items())
-    counts = "\n".join(f"| {name} | {split.examples} | {split.empty} |" for name, split in manifest.splits.items())
-    return (
-        f"### Study `{study}`\n\nDataset **{manifest.name}** (`{manifest.key}`), split *{manifest.split}*, "
-        f"{manifest.image_size}×{manifest.image_size} pixels.\n\n"
-        f"Settings: {settings}.\n\n"
-        f"| split | images | without foreground |\n|---|---|---|\n{counts}\n"
-    )

@@ -3,7 +3,8 @@
 import argparse
 
 from experiments.models import FetchedModel
-from experiments.tracking import DIVISION_TAGS, Tracker
+from experiments.run_description import DIVISION_TAGS
+from experiments.tracking import Tracker
 from seg.data.splits import OFFICIAL, DivisionSettings
 from seg.errors import UserError
 

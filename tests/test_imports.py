@@ -17,6 +17,7 @@ ONLY = {
     "mlflow": {
         "experiments/tracking.py",
         "experiments/system_metrics.py",  # part of tracking
+        "experiments/run_description.py",  # part of tracking
         "experiments/registry.py",
         "experiments/saved_model.py",  # part of the registry
         "experiments/scoring.py",  # MLflow's scoring server

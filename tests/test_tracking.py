@@ -9,8 +9,9 @@ import mlflow
 import pytest
 
 from experiments import tracking
+from experiments.code_version import git_commit
 from experiments.registry import Registry
-from experiments.tracking import Tracker, git_commit
+from experiments.tracking import Tracker
 from seg.config import TrainConfig
 from seg.data.appearance import Appearance
 from seg.data.manifest import Manifest, SplitSummary

@@ -15,9 +15,10 @@ from experiments.card.content import Card
 from experiments.card.pictures import draw_calibration, draw_threshold_curve
 from experiments.card.render import as_markdown, write_card
 from experiments.card.sections import Subject, build_card
+from experiments.code_version import git_commit
 from experiments.finish import Finished
 from experiments.registry import Registry
-from experiments.tracking import Tracker, git_commit
+from experiments.tracking import Tracker
 from seg.data.licence import stated_licences
 from seg.data.manifest import Manifest
 

@@ -1,0 +1,67 @@
+"""What a run says of itself in MLflow: tags, dataset and note, made from this project's objects."""
+
+import getpass
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
+
+from experiments.code_version import git_commit
+from seg.data.manifest import Manifest
+
+DIVISION_TAGS = ("group_pattern", "group_column", "split_seed")  # beside `split`, where it is not the official one
+_DIGEST_LENGTH = 36  # what MLflow's database holds
+
+
+def as_text(value: Any) -> str:
+    """Lists as a person types them on the command line: `bce,dice`."""
+    if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def common_tags(manifest: Manifest) -> dict[str, str]:
+    tags = {"dataset_key": manifest.key, "split": manifest.split}
+    tags |= {name: str(manifest.settings[name]) for name in DIVISION_TAGS if manifest.settings.get(name, "") != ""}
+    if commit := git_commit():
+        tags["git_commit"] = commit
+    return tags
+
+
+def origin_tags() -> dict[str, str]:
+    """Who started a run with what. An adopted run keeps what `mlflow run` noted."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        user = f"uid {os.getuid()}"
+    return {MLFLOW_USER: user, MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name, MLFLOW_SOURCE_TYPE: "LOCAL"}
+
+
+def dataset_input(manifest: Manifest) -> DatasetInput:
+    """The dataset by name and key. Built by hand: MLflow's own helpers read the data, and digest a part of it."""
+    splits = {name: {"examples": split.examples, "empty": split.empty} for name, split in manifest.splits.items()}
+    dataset = Dataset(
+        name=manifest.name,
+        digest=manifest.key[:_DIGEST_LENGTH],
+        source_type="local",
+        source=json.dumps({"uri": manifest.folder.absolute().as_uri()}),
+        profile=json.dumps({"image_size": manifest.image_size, "split": manifest.split, **splits}),
+    )
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+
+
+def study_note(study: str, parameters: Mapping[str, Any], manifest: Manifest) -> str:
+    # The settings as they are in effect: among the parameters, `mlflow run` may have noted `image_size=preset`.
+    settings = ", ".join(f"{name} {as_text(value)}" for name, value in parameters.items())
+    counts = "\n".join(f"| {name} | {split.examples} | {split.empty} |" for name, split in manifest.splits.items())
+    return (
+        f"### Study `{study}`\n\nDataset **{manifest.name}** (`{manifest.key}`), split *{manifest.split}*, "
+        f"{manifest.image_size}×{manifest.image_size} pixels.\n\n"
+        f"Settings: {settings}.\n\n"
+        f"| split | images | without foreground |\n|---|---|---|\n{counts}\n"
+    )
