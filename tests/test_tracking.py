@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from experiments import tracking
+from experiments import code_version, tracking
 from experiments.code_version import git_commit
 from experiments.registry import Registry
 from experiments.tracking import Tracker
@@ -274,7 +274,7 @@ def test_an_error_of_the_store_is_not_taken_for_a_missing_run(tracker, manifest,
 
 
 def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "tracking.py"))
+    monkeypatch.setattr(code_version, "__file__", str(tmp_path / "code_version.py"))
     git_commit.cache_clear()
     try:
         assert git_commit() is None
