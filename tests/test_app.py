@@ -111,6 +111,11 @@ class Server:
                 return error.code, error.read()
 
 
+def hear_interrupts() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def server(store: Store) -> Iterator[Server]:
     with socket.socket() as taken:
@@ -130,7 +135,11 @@ def server(store: Store) -> Iterator[Server]:
     with (
         log,
         subprocess.Popen(
-            [*command, f"--corrections={corrections}"], cwd=PROJECT, env=environment, stderr=log
+            [*command, f"--corrections={corrections}"],
+            cwd=PROJECT,
+            env=environment,
+            stderr=log,
+            preexec_fn=hear_interrupts,
         ) as process,
     ):
         found = Server(
@@ -149,7 +158,10 @@ def server(store: Store) -> Iterator[Server]:
             yield found
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            try:
+                process.wait(30)
+            finally:
+                process.kill()
 
 
 @pytest.fixture(scope="module")
