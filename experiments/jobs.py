@@ -5,6 +5,7 @@ whether to go on, and leaves files in the job's folder; the driver alone writes 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from seg.training.result import EpochReport
@@ -58,3 +59,8 @@ class JobEnded:
 
 
 JobEvent = JobReported | JobEnded
+
+
+def epoch_picture(folder: Path, epoch: int) -> Path:
+    """Where a training job leaves the picture of an epoch that was the best so far."""
+    return folder / "epochs" / f"epoch_{epoch:05}.png"

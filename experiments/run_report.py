@@ -4,11 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.jobs import epoch_picture
 from experiments.plots import learning_curves
 from seg.training.result import EpochReport
 
 if TYPE_CHECKING:  # it imports MLflow, which a study does not need
     from experiments.tracking import Tracker
+
+
+def publish_epoch(tracker: "Tracker", run_id: str, folder: Path, report: EpochReport) -> None:
+    """Logs an epoch's measurements, and its picture where there is one."""
+    tracker.log_epoch(run_id, report)
+    picture = epoch_picture(folder, report.epoch)
+    if picture.is_file():
+        tracker.log_image(run_id, picture, "validation", step=report.epoch)
 
 
 def publish_training(tracker: "Tracker", run_id: str, folder: Path, result: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from experiments.executors.base import Executor
 from experiments.interrupts import Interrupts
 from experiments.jobs import Job, JobEnded, JobEvent, JobReported
 from experiments.progress import Progress
+from experiments.run_report import publish_epoch
 from experiments.settlement import Limits, Running, Settlement
 from experiments.storage import StudyStore, TrialRow
 from experiments.study_result import checkpoint_folder, trial_folder
@@ -175,7 +176,7 @@ class StudyLoop:
             running.stopped = not go_on
             self._executor.answer(event.job, go_on)  # first: a slow tracking server must not hold up training
             if event.report.epoch > running.logged:
-                self._tracker.log_epoch(running.run_id, event.report)
+                publish_epoch(self._tracker, running.run_id, Path(event.job.folder), event.report)
             self._progress.epoch(running.number, event.report)
         else:
             self._waiting += self._settlement.settle(running, event)

@@ -1,6 +1,7 @@
 """What a job does, in a process of its own: train a model, or evaluate one. Talks to neither Optuna nor MLflow."""
 
 import csv
+import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, fields
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from experiments.jobs import Job
+from experiments.jobs import Job, epoch_picture
 from experiments.split_predictions import SplitPredictions, predictions_file
 from seg.config import TrainConfig
 from seg.data.baselines import baselines
 from seg.data.manifest import Manifest
 from seg.errors import UserError
+from seg.metrics import hard_dice
 from seg.overlay import panel
 from seg.start import start_tensorflow
 from seg.training.image_score import ImageScore, by_group, by_size
@@ -62,8 +64,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains one model.
 
-    Leaves model.keras, model_summary.txt, history.csv, val_predictions.npz (`SplitPredictions`), panels, and what it
-    returns as result.json.
+    Leaves model.keras, model_summary.txt, history.csv, val_predictions.npz (`SplitPredictions`), panels, the panel of
+    one image for each epoch that was the best so far (`epoch_picture`), and what it returns as result.json.
     """
     from seg.training.devices import make_strategy
     from seg.training.fit import fit
@@ -71,7 +73,8 @@ def train(
     settings = TrainConfig(**config)
     manifest = Manifest.load(Path(dataset))
     strategy = make_strategy(settings.devices)
-    result = fit(settings, manifest, strategy, folder, report, Path(checkpoints) if checkpoints else None)
+    kept = Path(checkpoints) if checkpoints else None
+    result = fit(settings, manifest, strategy, folder, report, kept, _EpochPictures(folder, manifest))
 
     model = _load(folder / result.model, strategy)
     lines: list[str] = []
@@ -150,6 +153,30 @@ def panel_images(masks: np.ndarray, scores: Sequence[float]) -> dict[str, int]:
     order = np.argsort(scores, kind="stable")
     chosen |= {f"best_{number}": int(index) for number, index in enumerate(order[::-1][:BEST])}
     return chosen | {f"worst_{number}": int(index) for number, index in enumerate(order[:WORST])}
+
+
+class _EpochPictures:
+    """Shows what the model makes of one validation image, the same one in every run on a dataset."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._manifest = manifest
+
+    @functools.cached_property
+    def _chosen(self) -> tuple[np.ndarray, str]:
+        records = self._manifest.records("val")
+        index = panel_images(records[..., 3], [0.0] * len(records))["fixed_0"]
+        return np.array(records[index]), list(self._manifest.examples("val"))[index].file_name
+
+    def __call__(self, model: "keras.Model", epoch: int) -> None:
+        record, name = self._chosen
+        image, mask = record[..., :3], record[..., 3]
+        logits = np.asarray(model(image[None].astype(np.float32), training=False))[0, ..., 0]
+        prediction = (logits >= 0).astype(np.uint8)
+        title = f"epoch {epoch}  {name}  Dice {hard_dice(mask[None], prediction[None])[0]:.3f}"
+        path = epoch_picture(self._folder, epoch)
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), panel(image, mask, prediction, title)[..., ::-1])
 
 
 def _load(path: Path, strategy: "tf.distribute.Strategy") -> "keras.Model":

@@ -172,6 +172,10 @@ class Tracker:
         names = ("train_loss", "val_loss", "val_dice", "images_per_second")
         self.log_metrics(run_id, {name: getattr(report, name) for name in names}, step=report.epoch)
 
+    def log_image(self, run_id: str, path: Path, key: str, step: int) -> None:
+        """Logs a picture file as one step of the series `key`, which MLflow's page shows with a slider."""
+        self._client.log_image(run_id, mlflow.Image(str(path)), key=key, step=step)
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Logs numbers; NaN and infinite ones are left out: MLflow stores infinity as a number and sorts it first."""
         now = int(time.time() * 1000)

@@ -15,7 +15,7 @@ from experiments.jobs import Job
 from experiments.one_job import run_job
 from experiments.options import FIELDS, parser, train_config
 from experiments.progress import Progress
-from experiments.run_report import publish_training
+from experiments.run_report import publish_epoch, publish_training
 from experiments.tracking import Tracker
 from seg.training.result import EpochReport
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     def on_epoch(report: EpochReport) -> None:
-        tracker.log_epoch(run_id, report)
+        publish_epoch(tracker, run_id, folder, report)
         progress.epoch(0, report)
 
     with tracker.ending(run_id), LocalExecutor(1) as executor:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.jobs import Job
+from experiments.jobs import Job, epoch_picture
 from seg.errors import UserError
 from seg.training.result import EpochReport, TrainResult
 
@@ -97,6 +97,9 @@ def _train(
         if behaviour == f"sigkill_in_{epoch}" and not (folder / "killed").exists():
             (folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if behaviour == f"picture_in_{epoch}":
+            epoch_picture(folder, epoch).parent.mkdir()
+            epoch_picture(folder, epoch).write_bytes(b"picture")
         with (folder / "epochs.txt").open("a") as trained:
             trained.write(f"{epoch}\n")
         val_dice = float("nan") if behaviour == "nan" else final * epoch / config["epochs"]

@@ -36,6 +36,9 @@ class RecordingTracker:
     def log_epoch(self, run_id, report):
         self._record("log_epoch", run_id, epoch=report.epoch)
 
+    def log_image(self, run_id, path, key, step):
+        self._record("log_image", run_id, file=Path(path).name, key=key, step=step)
+
     def log_metrics(self, run_id, metrics):
         self._record("log_metrics", run_id, metrics=metrics)
 

@@ -238,6 +238,13 @@ def test_a_trial_whose_files_cannot_be_published_is_settled(setting, monkeypatch
     assert (result.folder(result.rows[0]) / "epochs.txt").read_text() == "1\n2\n"  # nothing was trained again
 
 
+def test_the_picture_of_an_epoch_is_one_step_of_a_series(setting):
+    setting.plan({0: "picture_in_2"})
+    setting.run(1)
+    pictures = [(call["file"], call["key"], call["step"]) for call in setting.tracker.calls("log_image")]
+    assert pictures == [("epoch_00002.png", "validation", 2)]
+
+
 def test_training_goes_on_before_the_epoch_is_recorded(setting, monkeypatch):
     order = []
     answer, log_epoch = LocalExecutor.answer, setting.tracker.log_epoch

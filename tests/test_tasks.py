@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments.jobs import Job
+from experiments.jobs import Job, epoch_picture
 from experiments.split_predictions import SplitPredictions
 from experiments.tasks import panel_images, run
 from seg.config import TrainConfig
@@ -65,6 +65,19 @@ class TestTrain:
         expected = sorted(f"{kind}_{number}.png" for kind, count in kinds.items() for number in range(count))
         assert [path.name for path in panels] == expected
         assert all(cv2.imread(str(path)) is not None for path in panels)
+
+    def test_pictures_of_the_best_epochs(
+        self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tiny: Manifest
+    ) -> None:
+        folder, result, reports = trained
+        best = [
+            report.epoch
+            for report in reports
+            if all(report.val_dice > before.val_dice for before in reports[: report.epoch - 1])
+        ]
+        assert sorted(path.name for path in (folder / "epochs").iterdir()) == [f"epoch_0000{n}.png" for n in best]
+        picture = cv2.imread(str(epoch_picture(folder, result["best_epoch"])))
+        assert picture.shape[1] > 4 * tiny.image_size  # image, truth, prediction, difference
 
     def test_predictions(self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tiny: Manifest) -> None:
         folder, result, _ = trained

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -330,3 +331,16 @@ def test_a_real_server(tmp_path, manifest, capfd):
         folder = Registry(uri).download(registered, tmp_path / "fetched")
         assert (folder / "model.keras").read_bytes() == b"weights"
     assert capfd.readouterr() == ("", "")
+
+
+def test_pictures_are_steps_of_a_series(tracker, study, tmp_path):
+    import cv2
+    import numpy as np
+
+    for epoch in (1, 3):
+        path = tmp_path / f"{epoch}.png"
+        cv2.imwrite(str(path), np.full((8, 8, 3), epoch, np.uint8))
+        tracker.log_image(study, path, "validation", step=epoch)
+    names = [file.path for file in tracker._client.list_artifacts(study, "images")]
+    steps = [re.search(r"validation\Wstep\W(\d+)\W", name)[1] for name in names if name.endswith(".png")]
+    assert sorted(steps) == ["1", "3"]

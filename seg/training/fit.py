@@ -34,6 +34,7 @@ def fit(
     folder: Path,
     on_epoch: Callable[[EpochReport], bool] = lambda report: True,
     checkpoints: Path | None = None,
+    on_best: Callable[[keras.Model, int], None] = lambda model, epoch: None,
 ) -> TrainResult:
     """Trains a model and leaves the weights of its best epoch, by `val_dice`, in `folder / MODEL`.
 
@@ -49,6 +50,7 @@ def fit(
             goes on calls it for the epochs before, too.
         checkpoints: folder for what it takes to go on; `folder` must then be the one of the interrupted call. None:
             nothing is kept.
+        on_best: called with the model and the epoch whenever an epoch is the best so far.
 
     Raises:
         UserError: if configuration and dataset do not fit together, or a checkpoint cannot be written or is of
@@ -65,7 +67,7 @@ def fit(
         model.compile(optimizer=_optimizer(config), loss=get_loss(config.loss), jit_compile=False)
     validation = Validation(model, get_loss(config.loss), manifest, "val", batch_size, strategy)
     kept = None if checkpoints is None else Checkpoints(checkpoints, _identity(config, manifest, replicas))
-    course = _Course(config.patience, batch_size, validation, folder / MODEL, on_epoch, kept)
+    course = _Course(config.patience, batch_size, validation, folder / MODEL, on_epoch, on_best, kept)
     if kept is not None:
         with strategy.scope():
             course.replay(kept.restore(model))
@@ -117,6 +119,7 @@ class _Course(keras.callbacks.Callback):
         validation: Validation,
         path: Path,
         on_epoch: Callable[[EpochReport], bool],
+        on_best: Callable[[keras.Model, int], None],
         checkpoints: Checkpoints | None,
     ) -> None:
         super().__init__()
@@ -130,6 +133,7 @@ class _Course(keras.callbacks.Callback):
         self._validation = validation
         self._path = path
         self._on_epoch = on_epoch
+        self._on_best = on_best
         self._checkpoints = checkpoints
         self._traced = False
 
@@ -176,6 +180,7 @@ class _Course(keras.callbacks.Callback):
         self.history.append(report)
         if self.best is report:
             _save(self.model, self._path)
+            self._on_best(self.model, report.epoch)
         if self._checkpoints is not None:
             try:
                 self._checkpoints.save(self.model, self.history)
