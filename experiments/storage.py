@@ -270,7 +270,6 @@ def _create(url: sqlalchemy.URL, identity: StudyIdentity) -> tuple[optuna.storag
         pruner=make_pruner(identity.space),
     )
     _check_identity(study, identity)
-    study.set_metric_names(["val_dice"])  # what Optuna's dashboard calls the objective
     study.sampler = make_sampler(identity.space, len(study.get_trials(deepcopy=False)))
     return storage, study
 
