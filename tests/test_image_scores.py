@@ -78,7 +78,7 @@ def test_scores_of_other_images_are_measured(
         calls.append(arguments)
         write_scores(folder, key=key)
 
-    fetched = FetchedModel(file=tmp_path / "model.keras", threshold=0.35, image_size=16)
+    fetched = FetchedModel(file=tmp_path / "model.keras", threshold=0.35, image_size=16, run_id="")
     monkeypatch.setattr(image_scores, "evaluate", evaluate)
     monkeypatch.setattr(image_scores, "fetch_version", lambda *arguments: fetched)
     monkeypatch.setattr(image_scores.datasets, "prepare", lambda values, image_size: manifest)

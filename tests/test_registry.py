@@ -64,6 +64,9 @@ while waiting:
 required = {name for name, _ in closure}
 modules = metadata.packages_distributions()
 foreign = {module for module, homes in modules.items() if not required & {name_of(home) for home in homes}}
+# Where this project is installed: the model brings its own copy, and the finder of the project goes.
+foreign -= {"seg"}
+sys.meta_path = [finder for finder in sys.meta_path if not finder.__module__.startswith("__editable__")]
 class Blocked:
     @staticmethod
     def find_spec(name, path=None, target=None):
