@@ -30,6 +30,8 @@ VERBS = (
     "serve",
     "app",
     "dashboard",
+    "doctor",
+    "verify",
 )
 
 

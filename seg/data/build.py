@@ -155,7 +155,7 @@ class Build:
             examples=len(kept),
             empty=sum(not converted.foreground for converted in kept),
             foreground=sum(converted.foreground for converted in kept) / (len(kept) * self._image_size**2),
-            key=_split_key(converted.example for converted in kept),
+            key=split_key(converted.example for converted in kept),
         )
 
 
@@ -176,7 +176,8 @@ def mask_names(file_names: Sequence[str]) -> list[str]:
     return names
 
 
-def _split_key(examples: Iterator[Example]) -> str:
+def split_key(examples: Iterator[Example]) -> str:
+    """Hash of a split's images and masks at their own size, in their order."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(f"{example.sha256} {example.mask} {example.ignore}\n".encode())
