@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,7 @@ def _own_run(study: StoredStudy, recorded: RecordedStudy, driven: bool) -> Itera
             where="study",
             found=f"its MLflow run {run.run_id} is RUNNING without a driver",
             remedy="run the study's command again",
-            repair=lambda repairs: repairs.end(run.run_id, "cancelled", "its driver died"),
+            repair=methodcaller("end", run.run_id, "cancelled", "its driver died"),
         )
 
 
@@ -107,7 +108,7 @@ def _left_behind(where: str, row: TrialRow, run: RecordedRun | None) -> Disagree
         where=where,
         found=f"is running in Optuna without a driver, and {status}",
         remedy="run the study's command again: it goes on",
-        repair=lambda repairs: repairs.let_wait(row, run.run_id if run and not run.deleted else None),
+        repair=methodcaller("let_wait", row, run.run_id if run and not run.deleted else None),
     )
 
 
@@ -121,7 +122,7 @@ def _run_of(
             where=where,
             found=f"is {row.state} in Optuna, and its MLflow run {run.run_id} is {run.status}",
             remedy="run it again under another study name, if in doubt",
-            repair=(lambda repairs: repairs.end(run.run_id, row.state, row.reason)) if safe else None,
+            repair=methodcaller("end", run.run_id, row.state, row.reason) if safe else None,
         )
     if row.config is not None:
         wanted = {name: str(value) for name, value in row.config.as_dict().items()}
@@ -153,7 +154,7 @@ def _value(where: str, row: TrialRow, run: RecordedRun) -> Iterator[Disagreement
             where=where,
             found=f"has the value {value:.6g} in Optuna, and its MLflow run has no {name}",
             remedy="repair=yes logs it",
-            repair=lambda repairs: repairs.log(run.run_id, {name: value}),
+            repair=methodcaller("log", run.run_id, {name: value}),
         )
     elif run.metrics[name] != value:
         yield Disagreement(
@@ -178,7 +179,7 @@ def _curve(where: str, row: TrialRow, run: RecordedRun, reader: RunReader) -> It
                 where=where,
                 found=f"has val_dice of epoch {epoch} in Optuna and not in MLflow",
                 remedy="repair=yes logs it",
-                repair=lambda repairs, epoch=epoch, value=value: repairs.log(run.run_id, {"val_dice": value}, epoch),
+                repair=methodcaller("log", run.run_id, {"val_dice": value}, epoch),
             )
         elif there != value:
             yield Disagreement(
@@ -203,9 +204,7 @@ def _strays(study: StoredStudy, recorded: RecordedStudy, driven: bool) -> Iterat
             where=f"run {run.run_id}",
             found=f"is {run.status} as trial {run.trial} of the study, {other}",
             remedy=f"mlflow runs delete --run-id {run.run_id}",
-            repair=(lambda repairs, run_id=run.run_id: repairs.end(run_id, "failed", "no trial of its study"))
-            if still_open
-            else None,
+            repair=(methodcaller("end", run.run_id, "failed", "no trial of its study")) if still_open else None,
         )
 
 
@@ -222,7 +221,7 @@ def compare_workspace(
                 where=str(kept),
                 found=f"holds checkpoints of trial {row.number}, which is {row.state}",
                 remedy="remove it",
-                repair=lambda repairs, kept=kept: repairs.remove(kept),
+                repair=methodcaller("remove", kept),
             )
         if row.state in ("finished", "pruned"):
             yield from _model(row, folder, reader if row.run_id in runs else None)
@@ -248,14 +247,14 @@ def _model(row: TrialRow, folder: Path, reader: RunReader | None) -> Iterator[Di
             where=str(folder),
             found=f"has no {MODEL}, and trial {row.number} is {row.state}",
             remedy="repair=yes fetches it from MLflow" if there else "train it again under another study name",
-            repair=(lambda repairs: repairs.fetch(run_id, MODEL, folder)) if there else None,
+            repair=methodcaller("fetch", run_id, MODEL, folder) if there else None,
         )
     elif reader is not None and not there:
         yield Disagreement(
             where=f"trial {row.number}",
             found=f"has a {MODEL} in {folder}, and its MLflow run {run_id} has none",
             remedy="repair=yes uploads it",
-            repair=lambda repairs: repairs.upload(run_id, folder),
+            repair=methodcaller("upload", run_id, folder),
         )
 
 

@@ -89,19 +89,21 @@ class Study:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once, copied for each test: paths in MLflow's database are absolute, hence always the same place."""
-    place = tmp_path_factory.mktemp("verify") / "study"
+    """Made once, copied for each test."""
+    place = tmp_path_factory.mktemp("made") / "study"
     place.mkdir()
     Study(place).run()
-    shutil.copytree(place, place.with_name("master"))
     return place
 
 
 @pytest.fixture
-def study(made: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    shutil.rmtree(made)
-    shutil.copytree(made.with_name("master"), made)
-    found = Study(made)
+def study(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    place = tmp_path / "study"
+    shutil.copytree(made, place)
+    found = Study(place)
+    for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+        change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+        found.execute("mlflow.db", change, str(made), str(place))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
     return found
 
