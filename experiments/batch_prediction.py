@@ -176,7 +176,9 @@ def _predict_batch(
     predictions = predictor.predict_many(contents, settings.threshold, settings.tta)
     for image, prediction in zip(batch, predictions, strict=True):
         if image.name in missing:
-            journal.add(image.name, image.sha256, _keep(image, prediction, output, settings.segmentation))
+            journal.add(
+                image.name, image.sha256, _keep(image, prediction, output, settings.segmentation, predictor.exif)
+            )
 
 
 def _is_done(record: Record | None, output: Path, name: str) -> bool:
@@ -191,12 +193,14 @@ def _is_done(record: Record | None, output: Path, name: str) -> bool:
         return False
 
 
-def _keep(image: _Image, prediction: Prediction | UserError, output: Path, segmentation: str) -> Record:
+def _keep(image: _Image, prediction: Prediction | UserError, output: Path, segmentation: str, exif: str) -> Record:
     """Writes the pictures; returns what the journal shall know."""
     try:
         if isinstance(prediction, UserError):
             raise prediction
-        picture = decode_image(image.content)  # the model may have read a JPEG at a half of its size
+        picture = decode_image(
+            image.content, exif=exif == "rotate"
+        )  # the model may have read a JPEG at a half of its size
     except UserError as error:
         for folder in (MASKS, OVERLAYS):  # of an image that was there before under this name
             (output / folder / image.name).unlink(missing_ok=True)

@@ -127,6 +127,7 @@ def _register(
         test_key=manifest.splits[SPLIT].key,
         example=cv2.imencode(".png", image)[1].tobytes(),
         training_images=measure_training_images(manifest),
+        exif=manifest.settings["exif"],
     )
 
 

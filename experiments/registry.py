@@ -193,6 +193,7 @@ class Registry:
         test_key: str,
         example: bytes,
         training_images: Appearance,
+        exif: str = "ignore",
     ) -> ModelInfo:
         """Makes a run's model a version of `name`; `experiments.promotion` decides which version is champion.
 
@@ -208,6 +209,7 @@ class Registry:
             test_key: key of the split that the scores are of.
             example: an encoded image, the model's input example.
             training_images: what they look like; the model says when it is given something else.
+            exif: whether they were turned as EXIF data asks, as `Predictor` has it.
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
@@ -221,7 +223,7 @@ class Registry:
             self.note(found, tags)
             number = found.version
         else:
-            settings = {"threshold": threshold, "training_images": training_images.to_json()}
+            settings = {"threshold": threshold, "training_images": training_images.to_json(), "exif": exif}
             number = self._create_version(run_id, model_file, name, tags, settings, example)
         return _info(self._client.get_model_version(name, number))
 

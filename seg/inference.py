@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from seg.data.any_image import Image, read_image
 from seg.data.appearance import Appearance, Traits, measure_image
 from seg.data.coco_writer import annotation_of
-from seg.data.images import resize_image, resize_probability
+from seg.data.images import EXIF, resize_image, resize_probability
 from seg.errors import UserError
 
 MODEL = "model.keras"
@@ -95,10 +95,11 @@ class Predictor:
         threshold: probability from which on a pixel is foreground, unless a call says otherwise.
         batch_size: images that go through the model together.
         training_images: what they look like; None where that is not known.
+        exif: `rotate`: files are turned as their EXIF data asks, as the training images were; `ignore`: they are not.
 
     Attributes:
         image_size: side of the images that the model takes, in pixels.
-        threshold, batch_size, training_images: as given.
+        threshold, batch_size, training_images, exif: as given.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Predictor:
         threshold: float = _DEFAULT_THRESHOLD,
         batch_size: int = 8,
         training_images: Appearance | None = None,
+        exif: str = EXIF[0],
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}; use 8.")
@@ -114,6 +116,9 @@ class Predictor:
         self.batch_size = batch_size
         self.threshold = _checked(threshold)
         self.training_images = training_images
+        if exif not in EXIF:
+            raise UserError(f"exif must be one of {', '.join(EXIF)}, got '{exif}'.")
+        self.exif = exif
         self.image_size = int(model.input_shape[1])
 
     @classmethod
@@ -121,16 +126,16 @@ class Predictor:
         """Reads a model in Keras's safe mode, which refuses a file that carries code.
 
         Args:
-            path: a folder with `model.keras` and, beside it, `settings.json` (`threshold`, and `training_images` as
-                `Appearance.to_json` gives it; without the file, 0.5 and unknown); a `.keras` file; or the folder of a
-                registered model that was downloaded.
+            path: a folder with `model.keras` and, beside it, `settings.json` (`threshold`; `training_images` as
+                `Appearance.to_json` gives it; `exif`; without the file, 0.5, unknown and `ignore`); a `.keras` file;
+                or the folder of a registered model that was downloaded.
             batch_size: images that go through the model together.
 
         Raises:
             UserError: if there is no such model, or if it cannot be read.
         """
         file = _find_model(Path(path))
-        threshold, training_images = _read_settings(file.with_name(SETTINGS))
+        settings = _read_settings(file.with_name(SETTINGS))
         import keras
 
         try:
@@ -138,7 +143,7 @@ class Predictor:
         except (OSError, ValueError, TypeError, KeyError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"{file} must be a Keras model that loads in safe mode, got: {reason}") from None
-        return cls(model, threshold, batch_size, training_images)
+        return cls(model, batch_size=batch_size, **settings)
 
     def predict(self, image: Image, threshold: float | None = None, tta: str = "none") -> Prediction:
         """The mask of one image.
@@ -193,7 +198,7 @@ class Predictor:
     def _read(self, image: Image) -> _Read | UserError:
         size = self.image_size
         try:
-            picture, height, width = read_image(image, fit=(size, size))
+            picture, height, width = read_image(image, fit=(size, size), exif=self.exif == "rotate")
         except UserError as error:
             return error
         picture = resize_image(picture, size, size)
@@ -240,15 +245,19 @@ def _find_model(path: Path) -> Path:
     raise UserError(f"a model must be a .keras file or a folder with {MODEL}, got {path}; train one first.")
 
 
-def _read_settings(path: Path) -> tuple[float, Appearance | None]:
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The arguments of `Predictor` that stand in a file; none where there is no file."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        threshold = _checked(float(settings["threshold"]))
         known = settings.get("training_images")
-        return threshold, None if known is None else Appearance.from_json(known)
+        return {
+            "threshold": _checked(float(settings["threshold"])),
+            "training_images": None if known is None else Appearance.from_json(known),
+            "exif": settings.get("exif", EXIF[0]),
+        }
     except FileNotFoundError:
-        return _DEFAULT_THRESHOLD, None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f'{path} must hold {{"threshold": number}}, got: {error!r}; write it again.') from None
 
 

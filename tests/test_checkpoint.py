@@ -141,6 +141,22 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
     assert all((old == new).all() for old, new in zip(wanted, model.get_weights(), strict=True))
 
 
+def test_no_byte_of_the_directory_can_break_it(tmp_path: Path) -> None:
+    model, checkpoints = small_model(), Checkpoints(tmp_path, {})
+    checkpoints.save(model, reports(1))
+    checkpoints.save(model, reports(2))
+    newest = tmp_path / "epoch_00002.npz"
+    data = newest.read_bytes()
+    restored = []
+    for place in range(data.index(b"PK\x01\x02"), len(data)):
+        for change in (0x01, 0x80):
+            damaged = bytearray(data)
+            damaged[place] ^= change
+            newest.write_bytes(damaged)
+            restored.append(len(checkpoints.restore(model)))
+    assert set(restored) == {1, 2}  # some bytes, such as dates, do no harm
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"seed": 1}, "must be of the same training, and has config"), ({"batch_size": 4}, "to begin anew")],

@@ -354,6 +354,20 @@ def test_a_worker_that_dies_costs_its_image(data, workspace, monkeypatch):
     assert manifest.splits["train"].examples == 1
 
 
+def test_an_image_lost_to_a_passing_failure_comes_back(data, workspace, monkeypatch):
+    with monkeypatch.context() as deadly:
+        deadly.setattr("seg.data.build.RecordWriter", DeadlyWriter)
+        lost, _ = run(data, workspace, on_bad="skip")
+    whole, line = run(data, workspace, on_bad="skip")
+    assert line.startswith("converted")
+    assert (lost.splits["train"].examples, whole.splits["train"].examples) == (1, 2)
+    assert lost.key != whole.key
+    assert Manifest.load(lost.folder).key == lost.folder.name == lost.key
+    again, line = run(data, workspace, on_bad="fail")
+    assert line.startswith("up to date")
+    assert again.key == whole.key
+
+
 def task(data: Path, **changes) -> Task:
     path = data / "train" / "image0.png"
     values = {

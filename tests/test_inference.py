@@ -13,6 +13,7 @@ from pycocotools import mask as pycoco
 
 import seg
 from seg.data.appearance import Appearance
+from seg.data.demo import _exif_orientation
 from seg.errors import UserError
 from seg.inference import Prediction, Predictor
 
@@ -332,3 +333,29 @@ def test_a_threshold_out_of_range(model, folder, threshold):
     (folder / "settings.json").write_text(json.dumps({"threshold": threshold}))
     with pytest.raises(UserError, match="threshold must lie between 0 and 1"):
         Predictor.load(folder)
+
+
+class TestExif:
+    """A file that EXIF turns a quarter clockwise: its left half, bright, becomes its upper half."""
+
+    @staticmethod
+    def turned(height, width):
+        data = cv2.imencode(".jpg", half_bright(height, width))[1].tobytes()
+        return data[:2] + _exif_orientation(6) + data[2:]
+
+    @pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (64, 64), (200, 300)])
+    def test_a_model_turns_images_as_its_training_images_were(self, folder, height, width):
+        (folder / "settings.json").write_text('{"threshold": 0.5, "exif": "rotate"}')
+        prediction = Predictor.load(folder).predict(self.turned(height, width))
+        assert prediction.mask.shape == (width, height)
+        assert prediction.mask[: width // 2 - 4].all()
+        assert not prediction.mask[width // 2 + 4 :].any()
+
+    def test_other_models_take_the_stored_pixels(self, folder):
+        prediction = Predictor.load(folder).predict(self.turned(48, 64))
+        assert prediction.mask.shape == (48, 64)
+        assert prediction.mask[:, :28].all()
+
+    def test_an_unknown_policy(self, model):
+        with pytest.raises(UserError, match="exif must be one of ignore, rotate, got 'turn'"):
+            Predictor(model, exif="turn")

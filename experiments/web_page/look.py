@@ -145,9 +145,12 @@ def look_at(name: str, content: bytes, models: Sequence[LoadedModel]) -> Look:
         models: one, or two that are compared.
 
     Raises:
-        UserError: if the image cannot be read.
+        UserError: if the image cannot be read, or only one of two models turns images as their EXIF data asks.
     """
-    image = decode_image(content)
+    policies = {model.predictor.exif for model in models}
+    if len(policies) > 1:
+        raise UserError("two models are compared on the same pixels, and one of them turns images as EXIF asks.")
+    image = decode_image(content, exif=policies == {"rotate"})
     readings = []
     for model in models:
         prediction = model.predictor.predict(content)

@@ -23,13 +23,16 @@ from seg.data.workers import Died, Processes, map_in_processes
 from seg.errors import UserError
 
 _BAR_AFTER = 2  # seconds
+_MAY_PASS = {"worker_died", "changed_file", "unreadable_file"}
+"""Rules that an image may break today and not tomorrow: a short memory, a share that was away."""
 
 
 class Build:
     """One conversion.
 
     Attributes:
-        key: of the dataset; hash of everything that decides its content.
+        key: of the dataset; hash of everything that decides its content. Where `run` lost images for a reason that may
+            pass, it is another one from then on: the dataset is not the one that the next call looks for.
         problems: of the export, and after `run` of its images too.
     """
 
@@ -70,13 +73,16 @@ class Build:
         folder.mkdir()
         additional = self._export.images.pop(ADDITIONAL, [])
         divided = divide(self._export.images, self._division, jobs=self._jobs)
-        self._export.images, corrected = with_additional(divided.images, additional)
+        self._export.images, corrected = with_additional(divided, additional)
         self.problems += divided.left_out + corrected
         tasks = [task for name in SPLITS for task in self._tasks(folder, name)]
         offsets = {name: self._allocate(folder, name) for name in SPLITS}
         policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
         writer = RecordWriter(folder, offsets, self._image_size, **policies)
         results = self._convert(tasks, writer, processes)
+        lost = sorted(f"{problem.split} {problem.file_name}" for problem in self.problems if problem.rule in _MAY_PASS)
+        if lost:
+            self.key = hashlib.sha256("\n".join([self.key, *lost]).encode()).hexdigest()[:20]
         Manifest(
             folder=folder,
             key=self.key,
@@ -155,7 +161,7 @@ class Build:
             examples=len(kept),
             empty=sum(not converted.foreground for converted in kept),
             foreground=sum(converted.foreground for converted in kept) / (len(kept) * self._image_size**2),
-            key=_split_key(converted.example for converted in kept),
+            key=_split_key((converted.example for converted in kept), self._exif),
         )
 
 
@@ -176,8 +182,10 @@ def mask_names(file_names: Sequence[str]) -> list[str]:
     return names
 
 
-def _split_key(examples: Iterator[Example]) -> str:
+def _split_key(examples: Iterator[Example], exif: str) -> str:
     digest = hashlib.sha256()
+    if exif != "ignore":  # the same files are other pictures
+        digest.update(f"exif {exif}\n".encode())
     for example in examples:
         digest.update(f"{example.sha256} {example.mask} {example.ignore}\n".encode())
     return digest.hexdigest()[:20]

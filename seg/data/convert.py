@@ -123,7 +123,8 @@ def convert(
                     build.run(partial, processes)
                     if on_bad == "fail":
                         _refuse(build.problems, workspace)
-                    shutil.rmtree(folder, ignore_errors=True)  # it has no manifest: not a dataset
+                    folder = datasets / build.key  # another one than before, where images were lost that may come back
+                    shutil.rmtree(folder, ignore_errors=True)
                     partial.rename(folder)
     except OSError as error:
         raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from seg.data.audit.headers import read_header
 from seg.data.coco import Category
 from seg.data.coco_writer import CocoWriter, annotation_of
 from seg.data.export import FOREGROUND
@@ -54,7 +55,8 @@ class Corrections:
             the image in the set.
 
         Raises:
-            UserError: if the mask has another size, the folder cannot be written, or what is in it is no COCO file.
+            UserError: if the mask has another size, the image an EXIF rotation, the folder cannot be written, or what
+                is in it is no COCO file.
         """
         with self._locked():
             path = self._put(REDRAWN, content, name, mask, notes)
@@ -78,6 +80,9 @@ class Corrections:
 
     def _put(self, part: str, content: bytes, name: str, mask: np.ndarray, notes: Mapping[str, Any]) -> Path:
         height, width = header_size(content)
+        if read_header(content).orientation != 1:
+            # Whether the mask is of the image as stored or as turned would hang on how it is converted one day.
+            raise UserError(f"a correction needs an image without EXIF rotation, {name} has one; save it turned.")
         if mask.shape != (height, width):
             raise UserError(f"a mask must have the size of its image, {height}×{width}, got {mask.shape}; redraw it.")
         entries = self._entries(part)

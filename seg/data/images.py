@@ -80,6 +80,15 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
     return to_rgb8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if reduction > 1 else image)
 
 
+def turned_size(data: bytes, *, exif: bool) -> tuple[int, int]:
+    """Height and width of an image that `decode_image` has decoded, as it was turned where `exif` is asked for."""
+    height, width = header_size(data)
+    if not exif or height == width:
+        return height, width
+    reduced = decode_image(data, exif=True, fit=(1, 1))
+    return (width, height) if (reduced.shape[0] > reduced.shape[1]) != (height > width) else (height, width)
+
+
 def check_size(height: int, width: int) -> None:
     """Raises UserError if an image is larger than `MAX_PIXELS` or one of its sides longer than `MAX_SIDE`."""
     if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
