@@ -1,7 +1,7 @@
 """How every entry point starts and ends: MLflow's variables read once, mistakes as one line, honest exit codes.
 
 Exit codes: 0 done; 1 it failed (a trial, the machine, a bug); 2 a mistake in what was given; 3 the audit
-found an error; 4 the challenger was not promoted; 130 interrupted.
+found an error; 4 the challenger was not promoted, or a run did not come out the same again; 130 interrupted.
 """
 
 import os
@@ -18,6 +18,7 @@ FAILED = 1
 MISTAKE = 2
 UNTRUSTWORTHY = 3
 NOT_PROMOTED = 4
+NOT_THE_SAME = 4
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 Main = Callable[[Sequence[str] | None], int]

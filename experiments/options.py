@@ -148,6 +148,11 @@ _RUNNER = {
         default="models:/seg-unet@champion",
         help="a registered model (models:/NAME@ALIAS, models:/NAME/VERSION) or the id of a run",
     ),
+    "run": Option(
+        type=str,
+        default="",
+        help="id of the MLflow run to train again: of train, of a trial, or of a study, which means its best trial",
+    ),
     "dataset_split": Option(
         type=str,
         default="auto",

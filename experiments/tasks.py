@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from experiments.environment import ENVIRONMENT, Environment
 from experiments.jobs import Job, epoch_picture
 from experiments.split_predictions import SplitPredictions, predictions_file
 from seg.config import TrainConfig
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 FIXED, BEST, WORST = 4, 3, 3  # panels of each kind
 EVALUATION_FORMAT = 2  # raise it when evaluation.json gets other keys: results of another format are made anew
+RESULT = "result.json"
 EVALUATION_BATCH = 16  # images at a time; scores do not depend on it
 
 
@@ -65,7 +67,8 @@ def train(
     """Trains one model.
 
     Leaves model.keras, model_summary.txt, history.csv, val_predictions.npz (`SplitPredictions`), panels, the panel of
-    one image for each epoch that was the best so far (`epoch_picture`), and what it returns as result.json.
+    one image for each epoch that was the best so far (`epoch_picture`), environment.json (`Environment`), and what it
+    returns as result.json.
     """
     from seg.training.devices import make_strategy
     from seg.training.fit import fit
@@ -82,7 +85,8 @@ def train(
     _write(folder / "model_summary.txt", "\n".join(lines) + "\n")
     _write_table(folder / "history.csv", [field.name for field in fields(EpochReport)], map(astuple, result.history))
     _write_predictions(folder, model, manifest, "val", 0.5, result.batch_size, strategy)
-    _write(folder / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+    _write(folder / ENVIRONMENT, Environment.here(strategy).as_json())
+    _write(folder / RESULT, json.dumps(asdict(result), indent=1) + "\n")
     return asdict(result)
 
 

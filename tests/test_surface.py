@@ -23,6 +23,7 @@ VERBS = (
     "export_coco",
     "train",
     "study",
+    "reproduce",
     "evaluate",
     "predict",
     "report",
