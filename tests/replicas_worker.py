@@ -18,7 +18,7 @@ import tensorflow as tf
 from seg.config import LOSSES, TrainConfig
 from seg.data.manifest import Manifest
 from seg.data.pipeline import training_dataset
-from seg.losses import bce, get_loss
+from seg.losses import bce, get_loss, validation_loss
 from seg.models import build_model
 from seg.training.devices import effective_batch_size, make_strategy
 from seg.training.evaluation import predict_split
@@ -64,7 +64,7 @@ def main(devices: str, dataset: str) -> None:
         found = step(get_loss(name), BATCH_ON_4, manifest, strategy)
         model = found.pop("model")
         batch_size = effective_batch_size(10, replicas)
-        score = Validation(model, get_loss(name), manifest, "val", batch_size, strategy)()
+        score = Validation(model, validation_loss(name), manifest, "val", batch_size, strategy)()
         results["losses"][name] = found | {"val_loss": score.loss, "val_dice": score.dice, "images": score.images}
         if effective_batch_size(10, replicas) == 10:
             ten = step(get_loss(name), 10, manifest, strategy)
