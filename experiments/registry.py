@@ -193,6 +193,7 @@ class Registry:
         test_key: str,
         example: bytes,
         training_images: Appearance,
+        tta: str = "none",
     ) -> ModelInfo:
         """Makes a run's model a version of `name`; `experiments.promotion` decides which version is champion.
 
@@ -208,12 +209,14 @@ class Registry:
             test_key: key of the split that the scores are of.
             example: an encoded image, the model's input example.
             training_images: what they look like; the model says when it is given something else.
+            tta: test-time augmentation that the threshold and the scores are of; becomes the parameter's default.
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
             "threshold": repr(threshold),
             "dataset_key": dataset_key,
             "test_key": test_key,
+            "tta": tta,
             "run": run_id,
         }
         found = self.of_run(name, run_id)
@@ -221,7 +224,7 @@ class Registry:
             self.note(found, tags)
             number = found.version
         else:
-            settings = {"threshold": threshold, "training_images": training_images.to_json()}
+            settings = {"threshold": threshold, "tta": tta, "training_images": training_images.to_json()}
             number = self._create_version(run_id, model_file, name, tags, settings, example)
         return _info(self._client.get_model_version(name, number))
 
@@ -294,7 +297,8 @@ The column `image` takes the bytes of JPEG, PNG, BMP and TIFF files, or base64 o
 the mask (a PNG of 0 and 255), `height`, `width`, `area` in pixels, `confidence`, `unlike` (why the image is unlike the
 training images) and `error` (why it cannot be read; the other rows are not touched).
 
-`params={...}`: `threshold` (default: tuned on validation images), `tta` (`none`; `flips` averages four mirror images),
+`params={...}`: `threshold` (default: tuned on validation images), `tta` (default: as
+it was scored; `none`, `flips`: the mean of four mirror images, `square`: of these and their quarter turns),
 `output` (`mask`; `rle` and `polygon`: COCO's as JSON text in `segmentation`; `probability`: a 16-bit PNG in
 `probability_png`).
 """

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,16 @@ class _Course(keras.callbacks.Callback):
         self._traced = False
 
     def replay(self, history: Sequence[EpochReport]) -> None:
-        """Decides once more on the epochs of an interrupted call: its last decision may not have been heard."""
+        """Decides once more on the epochs of an interrupted call: its last decision may not have been heard.
+
+        The model has the variables that it had after the last of them.
+        """
         for report in history:
             self.history.append(report)
+            if report is history[-1] and self.best is report:
+                with self._averaged(report.epoch):
+                    self._saved.set_weights(self.model.get_weights())
+                self._keep(report)  # the checkpoint is written first, and the model may not have been
             self._decide(report)
 
     @property
@@ -174,7 +181,7 @@ class _Course(keras.callbacks.Callback):
         assert logs is not None
         train_loss = float(logs["loss"])
         images_per_second = self._steps * self._batch_size / (time.perf_counter() - self._steps_start)
-        with self._average.applied(epoch + 1) if self._average else nullcontext():
+        with self._averaged(epoch + 1):
             report = self._validate(epoch, train_loss, images_per_second)
         if report is None:
             self.model.stop_training = True
@@ -186,12 +193,18 @@ class _Course(keras.callbacks.Callback):
                 self.error = error
                 self.model.stop_training = True
                 return
+        if self.best is report:
+            self._keep(report)
         self._decide(report)
         if self.stopped:
             self.model.stop_training = True
 
+    def _averaged(self, epoch: int) -> AbstractContextManager[None]:
+        """The model is within as it is validated and saved."""
+        return self._average.applied(epoch) if self._average else nullcontext()
+
     def _validate(self, epoch: int, train_loss: float, images_per_second: float) -> EpochReport | None:
-        """Scores the model as it is now and keeps it if it is the best; None if training has diverged."""
+        """Scores the model as it is now and holds its weights if it is the best; None if training has diverged."""
         score = self._validation()
         for name, loss in (("train_loss", train_loss), ("val_loss", score.loss)):
             if not math.isfinite(loss):
@@ -208,9 +221,11 @@ class _Course(keras.callbacks.Callback):
         self.history.append(report)
         if self.best is report:
             self._saved.set_weights(self.model.get_weights())
-            _save(self._saved, self._path)
-            self._on_best(self._saved, report.epoch)
         return report
+
+    def _keep(self, report: EpochReport) -> None:
+        _save(self._saved, self._path)
+        self._on_best(self._saved, report.epoch)
 
     def _decide(self, report: EpochReport) -> None:
         if not self._on_epoch(report):
