@@ -222,7 +222,8 @@ class Predictor:
             seen = np.flip(pictures.swapaxes(1, 2) if swapped else pictures, axes)
             found = np.flip(self._sigmoid(seen), axes)
             total += found.swapaxes(1, 2) if swapped else found
-        return total / len(symmetries(tta))
+        total /= len(symmetries(tta))
+        return total
 
     def _sigmoid(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = np.asarray(self._logits(pictures), dtype=np.float32)[..., 0]

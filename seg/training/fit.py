@@ -75,6 +75,7 @@ def fit(
     kept = None if checkpoints is None else Checkpoints(checkpoints, _identity(config, manifest, replicas))
     average = WeightAverage(model, config, manifest, batch_size, strategy) if config.ema else None
     course = _Course(config.patience, batch_size, validation, average, saved, folder / MODEL, on_epoch, on_best, kept)
+    course.set_model(model)  # `Model.fit` does so too, and too late for what is replayed
     if kept is not None:
         with strategy.scope():
             course.replay(kept.restore(model))
