@@ -69,7 +69,7 @@ def finish(
     if not model.is_file():
         raise UserError(f"{model} must be there to be registered, and is gone; use another study name.")
     folder = final_folder(model.parent)
-    evaluation = _evaluate_once(executor, folder, model, manifest)
+    evaluation = _evaluate_once(executor, folder, model, manifest, values.tta)
     metrics = score_metrics(evaluation, SPLIT)
     for run_id in (best.run_id, result.run_id):
         tracker.log_metrics(run_id, metrics)
@@ -101,15 +101,19 @@ def score_metrics(evaluation: Mapping[str, Any], split: str) -> dict[str, float]
     return metrics | {f"{split}_baseline_{name}": score for name, score in evaluation["baselines"].items()}
 
 
-def _evaluate_once(executor: Executor, folder: Path, model: Path, manifest: Manifest) -> dict[str, Any]:
+def _evaluate_once(executor: Executor, folder: Path, model: Path, manifest: Manifest, tta: str) -> dict[str, Any]:
     """The test split is used once for a winner: a study that goes on and keeps its winner keeps its scores."""
     try:
         known = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    if known.get("format") == EVALUATION_FORMAT and known["split_key"] == manifest.splits[SPLIT].key:
+    if (
+        known.get("format") == EVALUATION_FORMAT
+        and known["split_key"] == manifest.splits[SPLIT].key
+        and known["tta"] == tta
+    ):
         return dict(known)
-    return evaluate(executor, folder, model, manifest, SPLIT, None)
+    return evaluate(executor, folder, model, manifest, SPLIT, None, tta)
 
 
 def _register(
@@ -128,6 +132,7 @@ def _register(
         example=cv2.imencode(".png", image)[1].tobytes(),
         training_images=measure_training_images(manifest),
         exif=manifest.settings["exif"],
+        tta=evaluation["tta"],
     )
 
 

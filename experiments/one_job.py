@@ -44,7 +44,13 @@ def run_job(
 
 
 def evaluate(
-    executor: Executor, folder: Path, model: Path, manifest: Manifest, split: str, threshold: float | None
+    executor: Executor,
+    folder: Path,
+    model: Path,
+    manifest: Manifest,
+    split: str,
+    threshold: float | None,
+    tta: str = "none",
 ) -> dict[str, Any]:
     """Scores a model on a split; see `experiments.tasks`. `threshold` None: tuned on the validation split."""
     arguments = {
@@ -52,6 +58,7 @@ def evaluate(
         "dataset": str(manifest.folder.absolute()),
         "split": split,
         "threshold": threshold,
+        "tta": tta,
     }
     job = Job(name=f"evaluation on {split}", task="evaluate", folder=str(folder.absolute()), arguments=arguments)
     return run_job(executor, job)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from seg.config import TrainConfig
 
+AUTO = "auto"  # the value of options that follow the model
 PRESET = "preset"  # the default of options whose value the preset decides
 
 
@@ -189,10 +190,10 @@ _RUNNER = {
     "output": Option(type=str, default="predictions", help="folder for masks, overlays and COCO results"),
     "tta": Option(
         type=str,
-        default="none",
-        choices=("none", "flips"),
-        help="test-time augmentation: none; or flips, the mean of an image and its three mirror images, in four times "
-        "the time",
+        default="auto",
+        choices=("auto", "none", "flips", "square"),
+        help="test-time augmentation: none; flips, the mean of an image and its three mirror images; square, of these "
+        "and their quarter turns, in eight times the time; auto: as the model was scored",
     ),
     "segmentation": Option(
         type=str,

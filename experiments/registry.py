@@ -194,6 +194,7 @@ class Registry:
         example: bytes,
         training_images: Appearance,
         exif: str = "ignore",
+        tta: str = "none",
     ) -> ModelInfo:
         """Makes a run's model a version of `name`; `experiments.promotion` decides which version is champion.
 
@@ -210,12 +211,14 @@ class Registry:
             example: an encoded image, the model's input example.
             training_images: what they look like; the model says when it is given something else.
             exif: whether they were turned as EXIF data asks, as `Predictor` has it.
+            tta: test-time augmentation that the threshold and the scores are of; becomes the parameter's default.
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
             "threshold": repr(threshold),
             "dataset_key": dataset_key,
             "test_key": test_key,
+            "tta": tta,
             "run": run_id,
         }
         found = self.of_run(name, run_id)
@@ -223,7 +226,7 @@ class Registry:
             self.note(found, tags)
             number = found.version
         else:
-            settings = {"threshold": threshold, "training_images": training_images.to_json(), "exif": exif}
+            settings = {"threshold": threshold, "tta": tta, "exif": exif, "training_images": training_images.to_json()}
             number = self._create_version(run_id, model_file, name, tags, settings, example)
         return _info(self._client.get_model_version(name, number))
 
@@ -296,7 +299,8 @@ The column `image` takes the bytes of JPEG, PNG, BMP and TIFF files, or base64 o
 the mask (a PNG of 0 and 255), `height`, `width`, `area` in pixels, `confidence`, `unlike` (why the image is unlike the
 training images) and `error` (why it cannot be read; the other rows are not touched).
 
-`params={...}`: `threshold` (default: tuned on validation images), `tta` (`none`; `flips` averages four mirror images),
+`params={...}`: `threshold` (default: tuned on validation images), `tta` (default: as
+it was scored; `none`, `flips`: the mean of four mirror images, `square`: of these and their quarter turns),
 `output` (`mask`; `rle` and `polygon`: COCO's as JSON text in `segmentation`; `probability`: a 16-bit PNG in
 `probability_png`).
 """

@@ -35,9 +35,10 @@ def build_app(model: PyFuncModel) -> FastAPI:
         return JSONResponse({"message": error.message}, error.get_http_status_code())
 
     @app.post("/mask")
-    async def mask(request: Request, threshold: float | None = None, tta: str = "none") -> Response:
+    async def mask(request: Request, threshold: float | None = None, tta: str | None = None) -> Response:
         """An encoded image as the body; its mask as a PNG of the image's own size, 0 and 255."""
-        params = {"tta": tta} | ({} if threshold is None else {"threshold": threshold})
+        asked = {"threshold": threshold, "tta": tta}
+        params = {name: value for name, value in asked.items() if value is not None}
         found = await asyncio.to_thread(model.predict, {"image": [await request.body()]}, params=params)
         row = found.iloc[0]
         if row["error"]:

@@ -8,8 +8,10 @@ from typing import Any
 
 from seg.errors import UserError
 
-LOSSES = ("bce", "dice", "bce_dice")
-AUGMENTATIONS = ("none", "flip", "full")
+LOSSES = ("bce", "dice", "bce_dice", "focal_tversky", "batch_dice")
+AUGMENTATIONS = ("none", "flip", "full", "square")
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("constant", "cosine")
 CACHES = ("memory", "file")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -32,11 +34,22 @@ class TrainConfig:
     image_size: int = _option(256, "side of the square that images are resized to, in pixels")
     cache: str = _option("memory", "where the converted images are kept while training", CACHES)
     augmentation: str = _option("none", "random changes of the training images", AUGMENTATIONS)
+    foreground_share: float = _option(
+        0.0, "share of an epoch's training images that have foreground, some more than once; 0: as they come"
+    )
     batch_size: int = _option(10, "images per step, over all devices together")
     filters: int = _option(64, "channels of the first level of the U-Net; each level below doubles them")
     depth: int = _option(4, "times that the U-Net halves the image")
     loss: str = _option("bce", "what is minimised", LOSSES)
-    learning_rate: float = _option(1e-3, "step size of Adam")
+    optimizer: str = _option("adam", "how the weights follow the gradient", OPTIMIZERS)
+    learning_rate: float = _option(1e-3, "step size of the optimizer, at its highest")
+    schedule: str = _option("constant", "learning_rate over the epochs; cosine: falls to 0 at the last one", SCHEDULES)
+    warmup_epochs: int = _option(0, "epochs over which learning_rate rises from 0")
+    weight_decay: float = _option(0.01, "share of each weight that adamw takes away per step, times learning_rate")
+    clip_norm: float = _option(0.0, "largest norm of the gradient over all weights; a longer one is shortened; 0: any")
+    ema: float = _option(
+        0.0, "what is validated and kept: moving average of the weights that keeps this share per step; 0: the weights"
+    )
     epochs: int = _option(20, "passes over the training images, at most")
     patience: int = _option(10, "epochs without a better val_dice after which training stops; 0: never")
     precision: str = _option("float32", "number format of the layers' arithmetic", PRECISIONS)
@@ -47,7 +60,7 @@ class TrainConfig:
         for name in ("image_size", "batch_size", "filters", "depth", "epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("patience", "seed"):
+        for name in ("warmup_epochs", "patience", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if self.seed >= 2**32:
@@ -56,6 +69,8 @@ class TrainConfig:
             ("loss", LOSSES),
             ("augmentation", AUGMENTATIONS),
             ("cache", CACHES),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in known:
@@ -64,6 +79,15 @@ class TrainConfig:
             raise UserError(f"devices must be auto or cpu:N with N from 1 to 999, got '{self.devices}'.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UserError(f"learning_rate must be a positive number, got {self.learning_rate}.")
+        for name in ("weight_decay", "clip_norm"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UserError(f"{name} must be a number of at least 0, got {getattr(self, name)}.")
+        if not 0 <= self.foreground_share <= 1:
+            raise UserError(f"foreground_share must be from 0 to 1, got {self.foreground_share}.")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"ema must be at least 0 and below 1, got {self.ema}.")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise UserError(f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.warmup_epochs}.")
         if self.depth > 10:
             raise UserError(f"depth must be at most 10, got {self.depth}.")
         multiple = 2**self.depth

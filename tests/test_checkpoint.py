@@ -84,6 +84,43 @@ def test_interrupted_after_any_epoch_it_ends_the_same(
     assert outcome(train(tiny, tmp_path), tmp_path) == uninterrupted
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_best_model_is_written_again_if_the_kill_came_before_it_was(
+    tiny: Manifest, tmp_path: Path, ema: float
+) -> None:
+    with pytest.raises(Killed):
+        train(tiny, tmp_path, 1, ema=ema)
+    expected = keras.models.load_model(tmp_path / MODEL).get_weights()
+    (tmp_path / MODEL).unlink()  # as a kill between checkpoint and model leaves it
+    with pytest.raises(Killed):
+        train(tiny, tmp_path, 1, ema=ema)
+    found = keras.models.load_model(tmp_path / MODEL).get_weights()
+    for before, after in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_goes_on_exactly(tiny: Manifest, tmp_path: Path) -> None:
+    recipe = {
+        "augmentation": "square",
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup_epochs": 1,
+        "clip_norm": 0.5,
+        "ema": 0.9,
+        "foreground_share": 0.5,
+        "loss": "focal_tversky",
+    }
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    expected = outcome(train(tiny, whole, **recipe), whole)
+    with pytest.raises(Killed):
+        train(tiny, parts, 2, **recipe)
+    keras.utils.set_random_seed(99)
+    assert outcome(train(tiny, parts, **recipe), parts) == expected
+
+
 @pytest.mark.slow
 def test_interrupted_again_and_again(tiny: Manifest, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"

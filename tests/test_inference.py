@@ -180,8 +180,30 @@ class TestFlips:
             found = leftward.predict(np.flip(image, axes), tta="flips").probability
             np.testing.assert_allclose(np.flip(found, axes), expected, atol=1e-6)
 
+    def test_square_answers_alike_for_every_turn(self, leftward):
+        image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        expected = leftward.predict(image, tta="square").probability
+        for turns in (1, 2, 3):
+            found = leftward.predict(np.rot90(image, turns), tta="square").probability
+            np.testing.assert_allclose(np.rot90(found, -turns), expected, atol=1e-6)
+        assert not np.allclose(leftward.predict(image, tta="flips").probability, expected, atol=1e-3)
+
+    def test_the_models_own_is_the_default(self, leftward, folder):
+        (folder / "settings.json").write_text('{"threshold": 0.5, "tta": "flips"}')
+        assert Predictor.load(folder).tta == "flips"
+        image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        leftward.tta = "flips"
+        own = leftward.predict(image).probability
+        np.testing.assert_array_equal(own, leftward.predict(image, tta="flips").probability)
+        assert np.any(own != leftward.predict(image, tta="none").probability)
+
+    def test_settings_with_an_unknown_kind(self, folder):
+        (folder / "settings.json").write_text('{"threshold": 0.5, "tta": "turns"}')
+        with pytest.raises(UserError, match="tta must be one of none, flips, square, got 'turns'"):
+            Predictor.load(folder)
+
     def test_another_name(self, model):
-        with pytest.raises(UserError, match="tta must be one of none, flips, got 'turns'"):
+        with pytest.raises(UserError, match="tta must be one of none, flips, square, got 'turns'"):
             Predictor(model).predict_many([], tta="turns")
 
 

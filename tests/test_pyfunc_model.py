@@ -110,7 +110,7 @@ def test_threshold_and_tta(model: SegmentationModel) -> None:
     [
         ({"threshold": 1.5}, "threshold must lie between 0 and 1, got 1.5; use 0.5"),
         ({"threshold": float("nan")}, "threshold must lie between 0 and 1, got nan"),
-        ({"tta": "turns"}, "tta must be one of none, flips, got 'turns'"),
+        ({"tta": "turns"}, "tta must be one of none, flips, square, got 'turns'"),
         ({"output": "box"}, "output must be one of mask, rle, polygon, probability, got 'box'"),
     ],
 )

@@ -295,7 +295,7 @@ def test_a_request_without_a_content_type(alive: Served) -> None:
         (JPEG[:200], "", 400, "the JPEG is cut off"),
         (b"GIF89a", "", 400, "GIF89a"),
         (PNG, "?threshold=2", 400, "threshold must lie between 0 and 1, got 2.0"),
-        (PNG, "?tta=turns", 400, "tta must be one of none, flips, got 'turns'"),
+        (PNG, "?tta=turns", 400, "tta must be one of none, flips, square, got 'turns'"),
         (PNG, "?threshold=high", 422, "threshold: "),
     ],
     ids=["empty", "truncated", "gif", "threshold", "tta", "text"],
