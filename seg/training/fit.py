@@ -13,8 +13,8 @@ from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.data.pipeline import training_dataset
 from seg.errors import UserError
-from seg.losses import get_loss
-from seg.models import build_model
+from seg.losses import get_loss, mean_over_outputs
+from seg.models import build_training_model, final_model
 from seg.training.checkpoint import Checkpoints
 from seg.training.devices import effective_batch_size
 from seg.training.result import EpochReport, TrainResult
@@ -62,12 +62,13 @@ def fit(
     batch_size = effective_batch_size(config.batch_size, replicas)
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
-        model = build_model(config)
+        model = build_training_model(config)
+        final = final_model(model)
         # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
-        model.compile(optimizer=_optimizer(config), loss=get_loss(config.loss), jit_compile=False)
-    validation = Validation(model, get_loss(config.loss), manifest, "val", batch_size, strategy)
+        model.compile(optimizer=_optimizer(config), loss=mean_over_outputs(get_loss(config.loss)), jit_compile=False)
+    validation = Validation(final, get_loss(config.loss), manifest, "val", batch_size, strategy)
     kept = None if checkpoints is None else Checkpoints(checkpoints, _identity(config, manifest, replicas))
-    course = _Course(config.patience, batch_size, validation, folder / MODEL, on_epoch, on_best, kept)
+    course = _Course(config.patience, batch_size, final, validation, folder / MODEL, on_epoch, on_best, kept)
     if kept is not None:
         with strategy.scope():
             course.replay(kept.restore(model))
@@ -90,7 +91,7 @@ def fit(
         stop_reason=course.stop_reason,
         best_epoch=course.best.epoch,
         val_dice=course.best.val_dice,
-        parameters=model.count_params(),
+        parameters=final.count_params(),
         replicas=replicas,
         batch_size=batch_size,
         model=MODEL,
@@ -116,6 +117,7 @@ class _Course(keras.callbacks.Callback):
         self,
         patience: int,
         batch_size: int,
+        final: keras.Model,
         validation: Validation,
         path: Path,
         on_epoch: Callable[[EpochReport], bool],
@@ -130,6 +132,7 @@ class _Course(keras.callbacks.Callback):
         self.error: UserError | None = None
         self._patience = patience
         self._batch_size = batch_size
+        self._final = final
         self._validation = validation
         self._path = path
         self._on_epoch = on_epoch
@@ -179,8 +182,8 @@ class _Course(keras.callbacks.Callback):
         )
         self.history.append(report)
         if self.best is report:
-            _save(self.model, self._path)
-            self._on_best(self.model, report.epoch)
+            _save(self._final, self._path)
+            self._on_best(self._final, report.epoch)
         if self._checkpoints is not None:
             try:
                 self._checkpoints.save(self.model, self.history)
