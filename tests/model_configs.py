@@ -31,6 +31,13 @@ CONFIGS = {
     "deeplabv3plus_options": _config(
         architecture="deeplabv3plus", image_size=32, depth=4, block="residual", normalization="group", dropout=0.1
     ),
+    **{
+        f"unet_{encoder}": _config(encoder=encoder, image_size=32, depth=3)
+        for encoder in ("mobilenetv3small", "mobilenetv3", "resnet50", "efficientnetv2b0")
+    },
+    "deeplabv3plus_mobilenetv3small": _config(
+        architecture="deeplabv3plus", encoder="mobilenetv3small", image_size=32, depth=3
+    ),
 }
 
 RANDOM = ("unet_dropout", "deeplabv3plus_options")

@@ -82,6 +82,83 @@ def _affine_residual(inputs: int, outputs: int) -> int:
     return affine_block(inputs, outputs) + conv(1, inputs, outputs) + 2 * outputs
 
 
+# Networks of keras.applications as far as an eighth of the image's size, where they end for depth 3.
+
+
+def _squeeze(channels: int, reduced: int) -> int:
+    """Squeeze and excitation: down and up again, each with a bias."""
+    return biased(1, channels, reduced) + biased(1, reduced, channels)
+
+
+def _inverted(size: int, inputs: int, expanded: int, outputs: int, reduced: int = 0) -> int:
+    """1×1 up, size×size per channel, squeeze and excitation if there is any, 1×1 down; each but that normalised."""
+    up = conv(1, inputs, expanded) + norm(expanded)
+    each = size * size * expanded + norm(expanded)
+    down = conv(1, expanded, outputs) + norm(outputs)
+    return up + each + (_squeeze(expanded, reduced) if reduced else 0) + down
+
+
+# Table 1 of the paper (large): stem; 16; 24, 24; 40, 40, 40; then the expansion to 240 that the next step halves. The
+# first block has no expansion; squeezed to a quarter in multiples of 8 (72 → 24, 120 → 32).
+_MOBILENET_LARGE = (
+    (conv(3, 3, 16) + norm(16))
+    + (9 * 16 + norm(16) + conv(1, 16, 16) + norm(16))
+    + (_inverted(3, 16, 64, 24) + _inverted(3, 24, 72, 24))
+    + (_inverted(5, 24, 72, 40, reduced=24) + 2 * _inverted(5, 40, 120, 40, reduced=32))
+    + (conv(1, 40, 240) + norm(240))
+)
+# Table 2 (small): stem; 16, squeezed to 8; 24, 24; then the expansion to 96 that the next step halves.
+_MOBILENET_SMALL = (
+    (conv(3, 3, 16) + norm(16))
+    + (9 * 16 + norm(16) + _squeeze(16, 8) + conv(1, 16, 16) + norm(16))
+    + (_inverted(3, 16, 72, 24) + _inverted(3, 24, 88, 24))
+    + (conv(1, 24, 96) + norm(96))
+)
+
+
+def _bottleneck(inputs: int, middle: int) -> int:
+    """1×1, 3×3, 1×1 to four times the channels; Keras's convolutions have biases."""
+    outputs = 4 * middle
+    return (
+        (biased(1, inputs, middle) + norm(middle))
+        + (biased(3, middle, middle) + norm(middle))
+        + (biased(1, middle, outputs) + norm(outputs))
+    )
+
+
+# Table 1 of the paper: 7×7 to 64; 3 blocks to 256; 4 blocks to 512; the first of each has a 1×1 shortcut.
+_RESNET50 = (
+    (biased(7, 3, 64) + norm(64))
+    + (_bottleneck(64, 64) + biased(1, 64, 256) + norm(256) + 2 * _bottleneck(256, 64))
+    + (_bottleneck(256, 128) + biased(1, 256, 512) + norm(512) + 3 * _bottleneck(512, 128))
+)
+
+
+def _fused(inputs: int, expanded: int, outputs: int) -> int:
+    """3×3 up, 1×1 down."""
+    return conv(3, inputs, expanded) + norm(expanded) + conv(1, expanded, outputs) + norm(outputs)
+
+
+# Stem of 32; 16 by one 3×3; 32, 32; 48, 48; then the expansion to 192 that the next step halves.
+_EFFICIENTNET = (
+    (conv(3, 3, 32) + norm(32))
+    + (conv(3, 32, 16) + norm(16))
+    + (_fused(16, 64, 32) + _fused(32, 128, 32))
+    + (_fused(32, 128, 48) + _fused(48, 192, 48))
+    + (conv(1, 48, 192) + norm(192))
+)
+
+
+def _decoder(half: int, quarter: int, eighth: int) -> int:
+    """Of levels of 8, 4 and 2 channels; at the image's own size there are no features of the encoder."""
+    return (
+        (biased(2, eighth, 8) + block(quarter + 8, 8))
+        + (biased(2, 8, 4) + block(half + 4, 4))
+        + (biased(2, 4, 2) + block(2, 2))
+        + biased(1, 2, 1)
+    )
+
+
 PARAMETERS = {
     "unet": _UNET,
     # Levels of 3 and 6 channels.
@@ -139,4 +216,9 @@ PARAMETERS = {
         + (_affine_residual(8, 16) + _affine_residual(16, 32))
         + _deeplab_head_of_groups(32, 8)
     ),
+    "unet_mobilenetv3small": _MOBILENET_SMALL + _decoder(half=16, quarter=72, eighth=96),
+    "unet_mobilenetv3": _MOBILENET_LARGE + _decoder(half=64, quarter=72, eighth=240),
+    "unet_resnet50": _RESNET50 + _decoder(half=64, quarter=256, eighth=512),
+    "unet_efficientnetv2b0": _EFFICIENTNET + _decoder(half=16, quarter=32, eighth=192),
+    "deeplabv3plus_mobilenetv3small": _MOBILENET_SMALL + _deeplab_head(96, 72),
 }
