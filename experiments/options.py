@@ -8,9 +8,11 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from seg.config import TrainConfig
+from seg.errors import UserError
 
 AUTO = "auto"  # the value of options that follow the model
 PRESET = "preset"  # the default of options whose value the preset decides
@@ -274,6 +276,14 @@ def parser(verb: str, description: str, names: Sequence[str], **overrides: Optio
 
 
 def train_config(values: argparse.Namespace, **changes: Any) -> TrainConfig:
-    """The configuration that the parsed options describe; `changes` replace some of them."""
+    """The configuration that the parsed options describe; `changes` replace some of them.
+
+    Raises:
+        UserError: if there is none such, or a file that it names is missing.
+    """
     given = {name: getattr(values, name) for name in FIELDS if hasattr(values, name)}
-    return TrainConfig(**given | changes)
+    config = TrainConfig(**given | changes)
+    weights = config.encoder_weights
+    if weights not in ("none", "imagenet") and not Path(weights).is_file():
+        raise UserError(f"encoder_weights must be a file that is there, got '{weights}'; give its absolute path.")
+    return config

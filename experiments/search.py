@@ -84,11 +84,14 @@ class SearchSpace:
         return [replace(arms[k % len(arms)], seed=self.base.seed + k // len(arms)) for k in range(trials)]
 
     def depths(self) -> tuple[int, int]:
-        """The shallowest and the deepest U-Net that TPE may choose; each halving must leave whole pixels."""
-        deepest = self.base.depth
-        if self.base.image_size % 2 ** (deepest + 1) == 0 and deepest < 10:
-            deepest += 1
-        return max(1, self.base.depth - 1), deepest
+        """The shallowest and the deepest network that TPE may choose: the base's depth, or one off where that fits."""
+        return self._depth_or(-1), self._depth_or(+1)
+
+    def _depth_or(self, change: int) -> int:
+        try:
+            return replace(self.base, depth=self.base.depth + change).depth
+        except UserError:
+            return self.base.depth
 
     def as_dict(self) -> dict[str, Any]:
         """What must stay the same for a study's trials to be comparable."""

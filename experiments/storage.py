@@ -296,7 +296,8 @@ def _check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
             f"({stored['dataset_key'][:12]}), and not to '{identity.dataset_name}' ({identity.dataset_key[:12]}); "
             "use another study name."
         )
-    before = stored["space"] | {"split": stored["split"], "sampler": stored["sampler"]}
+    # A study from before a field was there was trained with the field's default.
+    before = TrainConfig().as_dict() | stored["space"] | {"split": stored["split"], "sampler": stored["sampler"]}
     now = identity.space.as_dict() | {"split": identity.split, "sampler": identity.space.sampler}
     for name in now:
         if before.get(name) != now[name]:

@@ -32,7 +32,10 @@ TPE_TRIALS = 20
 LISTS: dict[str, Option] = {
     "loss": replace(OPTIONS["loss"], default="bce,dice", choices=None, help="losses to compare, with commas"),
     "filters": replace(
-        OPTIONS["filters"], type=str, default="16,32", help="widths of the U-Net's first level to compare, with commas"
+        OPTIONS["filters"],
+        type=str,
+        default="16,32",
+        help="widths of the network's first level to compare, with commas",
     ),
 }
 STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage", "retries", "trial_timeout")

@@ -13,6 +13,14 @@ AUGMENTATIONS = ("none", "flip", "full", "square")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 CACHES = ("memory", "file")
+ARCHITECTURES = ("unet", "attention_unet", "unet_plus_plus", "deeplabv3plus")
+ENCODERS = ("none", "mobilenetv3small", "mobilenetv3", "resnet50", "efficientnetv2b0")
+WITH_ENCODER = ("unet", "deeplabv3plus")
+WEIGHTS_SUFFIXES = (".h5", ".hdf5")
+BLOCKS = ("plain", "residual")
+NORMALIZATIONS = ("batch", "group", "instance", "none")
+UPSAMPLINGS = ("transposed", "resize")
+NO_YES = ("no", "yes")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -38,8 +46,18 @@ class TrainConfig:
         0.0, "share of an epoch's training images that have foreground, some more than once; 0: as they come"
     )
     batch_size: int = _option(10, "images per step, over all devices together")
-    filters: int = _option(64, "channels of the first level of the U-Net; each level below doubles them")
-    depth: int = _option(4, "times that the U-Net halves the image")
+    architecture: str = _option("unet", "the kind of network", ARCHITECTURES)
+    encoder: str = _option("none", "network of keras.applications as the encoder, for unet and deeplabv3plus", ENCODERS)
+    encoder_weights: str = _option(
+        "none", "what the encoder begins with: none, random; imagenet, downloaded; or a file such as resnet50.h5"
+    )
+    filters: int = _option(64, "channels of the first level; each level below doubles them")
+    depth: int = _option(4, "times that the image is halved")
+    block: str = _option("plain", "two convolutions; or two and a way around them", BLOCKS)
+    normalization: str = _option("batch", "what is normalised after a convolution", NORMALIZATIONS)
+    upsampling: str = _option("transposed", "transposed convolutions, or bilinear resizing", UPSAMPLINGS)
+    dropout: float = _option(0.0, "share of the features that are dropped after each block while training")
+    deep_supervision: str = _option("no", "whether the decoder's other levels are compared with the mask", NO_YES)
     loss: str = _option("bce", "what is minimised", LOSSES)
     optimizer: str = _option("adam", "how the weights follow the gradient", OPTIMIZERS)
     learning_rate: float = _option(1e-3, "step size of the optimizer, at its highest")
@@ -69,6 +87,12 @@ class TrainConfig:
             ("loss", LOSSES),
             ("augmentation", AUGMENTATIONS),
             ("cache", CACHES),
+            ("architecture", ARCHITECTURES),
+            ("encoder", ENCODERS),
+            ("block", BLOCKS),
+            ("normalization", NORMALIZATIONS),
+            ("upsampling", UPSAMPLINGS),
+            ("deep_supervision", NO_YES),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
@@ -97,6 +121,50 @@ class TrainConfig:
             raise UserError(
                 f"image_size must be a multiple of {multiple} for depth {self.depth}, "
                 f"got {self.image_size}; use {sizes}."
+            )
+        self._check_architecture()
+
+    def _check_architecture(self) -> None:
+        """Whether the fields that describe the model fit together."""
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
+        if self.normalization == "instance" and self.image_size == 2**self.depth:
+            raise UserError(
+                f"normalization instance needs more than one pixel at depth {self.depth}, got image_size "
+                f"{self.image_size}; use {2 * self.image_size} or normalization group."
+            )
+        if self.architecture == "deeplabv3plus" and not 3 <= self.depth <= 5:
+            raise UserError(f"depth must be 3, 4 or 5 for deeplabv3plus, got {self.depth}.")
+        if self.deep_supervision == "yes" and (self.architecture == "deeplabv3plus" or self.depth < 2):
+            raise UserError(
+                "deep_supervision needs a decoder of two levels: architecture unet, attention_unet or unet_plus_plus, "
+                f"depth 2 or more, got {self.architecture} and depth {self.depth}."
+            )
+        self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        if self.encoder == "none":
+            if self.encoder_weights != "none":
+                raise UserError(
+                    f"encoder_weights must be none without an encoder, got '{self.encoder_weights}'; choose "
+                    f"encoder {', '.join(ENCODERS[1:])}."
+                )
+            return
+        if self.architecture not in WITH_ENCODER:
+            raise UserError(
+                f"encoder must be none for {self.architecture}, got '{self.encoder}'; {' and '.join(WITH_ENCODER)} "
+                "take one."
+            )
+        if self.depth > 5:
+            raise UserError(
+                f"depth must be at most 5 with an encoder, which halves the image 5 times, got {self.depth}."
+            )
+        if self.image_size < 32:
+            raise UserError(f"image_size must be at least 32 with an encoder, got {self.image_size}.")
+        if self.encoder_weights not in ("none", "imagenet") and not self.encoder_weights.endswith(WEIGHTS_SUFFIXES):
+            raise UserError(
+                f"encoder_weights must be none, imagenet or a file that ends in {' or '.join(WEIGHTS_SUFFIXES)}, got "
+                f"'{self.encoder_weights}'."
             )
 
     def as_dict(self) -> dict[str, Any]:

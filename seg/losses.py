@@ -117,6 +117,20 @@ def get_loss(name: str) -> Loss:
     return _LOSSES[name]
 
 
+def mean_over_outputs(loss: Loss) -> Loss:
+    """The loss of a training model: the mean of `loss` over the logits that it emits one beside the other.
+
+    Returns:
+        a function of masks `(batch, height, width, 1)` and logits `(batch, height, width, outputs)` to `(batch,)`.
+    """
+
+    def of_each(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        outputs = tf.split(logits, logits.shape[-1], axis=-1)
+        return tf.add_n([loss(masks, output) for output in outputs]) / len(outputs)
+
+    return of_each
+
+
 def _prepare(masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Valid pixels (0 or 1), truth (0 or 1, ignored pixels 0) and logits, all float32."""
     valid = tf.cast(masks != IGNORE, tf.float32)

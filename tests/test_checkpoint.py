@@ -19,7 +19,15 @@ from seg.training.result import EpochReport, TrainResult
 from tests.tiny import write_tiny
 
 CONFIG = TrainConfig(
-    image_size=16, depth=1, filters=2, batch_size=5, epochs=4, augmentation="full", patience=0, learning_rate=0.01
+    image_size=16,
+    depth=1,
+    filters=2,
+    batch_size=5,
+    epochs=4,
+    augmentation="full",
+    dropout=0.3,  # its random generator is part of the state
+    patience=0,
+    learning_rate=0.01,
 )
 
 
@@ -30,23 +38,6 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return write_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(autouse=True)
-def dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    add_dropout(monkeypatch)
-
-
-def add_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network with dropout: its random generator is part of the state."""
-    from seg.models import build_model
-
-    def with_dropout(config: TrainConfig) -> keras.Model:
-        model = build_model(config)
-        dropped = keras.layers.Dropout(0.3, seed=config.seed)(model.layers[-2].output)
-        return keras.Model(model.inputs, keras.layers.Conv2D(1, 1, dtype="float32")(dropped))
-
-    monkeypatch.setattr("seg.training.fit.build_model", with_dropout)
 
 
 def train(manifest: Manifest, folder: Path, killed_after: int = 0, **changes: Any) -> TrainResult:
@@ -69,9 +60,7 @@ def outcome(result: TrainResult, folder: Path) -> list[Any]:
 @pytest.fixture(scope="module")
 def uninterrupted(tiny: Manifest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patched:
-        add_dropout(patched)
-        return outcome(train(tiny, folder), folder)
+    return outcome(train(tiny, folder), folder)
 
 
 @pytest.mark.parametrize("killed_after", [1, 3, 4])

@@ -86,6 +86,12 @@ def test_depths_divide_the_image(image_size, depth, depths):
     assert make_space("tpe", image_size=image_size, depth=depth).depths() == depths
 
 
+def test_depths_suit_the_architecture():
+    assert make_space("tpe", architecture="deeplabv3plus", image_size=64, depth=3).depths() == (3, 4)
+    assert make_space("tpe", encoder="resnet50", image_size=64, depth=5).depths() == (4, 5)
+    assert make_space("tpe", deep_supervision="yes", image_size=64, depth=2).depths() == (2, 3)
+
+
 def test_tpe_proposes_valid_configurations_within_the_space():
     space = make_space("tpe", learning_rate=1e-3)
     study = optuna.create_study(sampler=make_sampler(space, 0), pruner=make_pruner(space))

@@ -22,7 +22,7 @@ from experiments.study_page.pictures import agree, different, quantiles
 from experiments.study_page.record import ImageRow, StudyRecord, gather
 from experiments.study_result import final_folder, trial_folder
 from experiments.tracking import Tracker
-from seg.config import TrainConfig
+from seg.config import ARCHITECTURES, TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 from tests.study_setting import make_space
@@ -294,6 +294,15 @@ class TestMissing:
         text = Read(study_page(gather(study, tmp_path))).text
         assert "No trial finished: there is no answer yet." in text
         assert "How well does a U-Net segment tiny?" in text
+
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_the_question_names_the_network(self, tmp_path: Path, architecture: str) -> None:
+        study = write_workspace(tmp_path)
+        study = replace(study, rows=(), settings=study.settings | {"architecture": architecture})
+        asked = re.search(r"How well does an? (.*?) segment tiny\?", Read(study_page(gather(study, tmp_path))).text)
+        assert asked
+        letters = re.sub("[^a-z0-9+]", "", asked[1].lower()).replace("+", "plus")
+        assert letters == architecture.replace("_", "")
 
     def test_a_study_whose_only_trial_died(self, tmp_path: Path) -> None:
         dead = TrialRow(number=0, state="failed", config=None, val_dice=None, run_id=None, reason="died", seconds=None)

@@ -10,6 +10,12 @@ from experiments.study_page.verdict import judge
 from seg.page import Html, element, facts
 
 _NOUNS = {"filters": "width", "loss": "loss"}
+_NETWORKS = {
+    "unet": "a U-Net",
+    "attention_unet": "an attention U-Net",
+    "unet_plus_plus": "a U-Net++",
+    "deeplabv3plus": "a DeepLabv3+",
+}
 _BASELINES = {
     "nearest_image": "nearest image copied",
     "best_constant": "best constant mask",
@@ -40,7 +46,8 @@ def question(record: StudyRecord) -> str:
     names = varied(record.study.rows)
     dataset = record.study.dataset_name
     if not names:
-        return f"How well does a U-Net segment {dataset}?"
+        network = _NETWORKS[record.study.settings.get("architecture", "unet")]  # older studies do not say
+        return f"How well does {network} segment {dataset}?"
     nouns = [
         f"which {_NOUNS.get(name, name.replace('_', ' '))}" for name in sorted(names, key=lambda name: name != "loss")
     ]

@@ -14,8 +14,8 @@ from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.data.pipeline import training_dataset
 from seg.errors import UserError
-from seg.losses import get_loss, validation_loss
-from seg.models import build_model
+from seg.losses import get_loss, mean_over_outputs, validation_loss
+from seg.models import build_training_model, final_model
 from seg.training.averaging import WeightAverage
 from seg.training.checkpoint import Checkpoints
 from seg.training.devices import effective_batch_size
@@ -67,14 +67,16 @@ def fit(
     keras.utils.set_random_seed(config.seed)
     steps = manifest.splits["train"].examples // batch_size
     with strategy.scope():
-        saved = build_model(config)
-        model = with_fused_normalization(saved)
+        plain = build_training_model(config)
+        model = with_fused_normalization(plain)
         # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
-        model.compile(optimizer=make_optimizer(config, steps), loss=get_loss(config.loss), jit_compile=False)
-    validation = Validation(model, validation_loss(config.loss), manifest, "val", batch_size, strategy)
+        loss = mean_over_outputs(get_loss(config.loss))
+        model.compile(optimizer=make_optimizer(config, steps), loss=loss, jit_compile=False)
+    final = final_model(model)
+    validation = Validation(final, validation_loss(config.loss), manifest, "val", batch_size, strategy)
     kept = None if checkpoints is None else Checkpoints(checkpoints, _identity(config, manifest, replicas))
     average = WeightAverage(model, config, manifest, batch_size, strategy) if config.ema else None
-    course = _Course(config.patience, batch_size, validation, average, saved, folder / MODEL, on_epoch, on_best, kept)
+    course = _Course(config.patience, batch_size, plain, validation, average, folder / MODEL, on_epoch, on_best, kept)
     course.set_model(model)  # `Model.fit` does so too, and too late for what is replayed
     if kept is not None:
         with strategy.scope():
@@ -98,7 +100,7 @@ def fit(
         stop_reason=course.stop_reason,
         best_epoch=course.best.epoch,
         val_dice=course.best.val_dice,
-        parameters=model.count_params(),
+        parameters=final.count_params(),
         replicas=replicas,
         batch_size=batch_size,
         model=MODEL,
@@ -124,9 +126,9 @@ class _Course(keras.callbacks.Callback):
         self,
         patience: int,
         batch_size: int,
+        plain: keras.Model,
         validation: Validation,
         average: WeightAverage | None,
-        saved: keras.Model,
         path: Path,
         on_epoch: Callable[[EpochReport], bool],
         on_best: Callable[[keras.Model, int], None],
@@ -140,9 +142,10 @@ class _Course(keras.callbacks.Callback):
         self.error: UserError | None = None
         self._patience = patience
         self._batch_size = batch_size
+        self._plain = plain
+        self._saved = final_model(plain)
         self._validation = validation
         self._average = average
-        self._saved = saved
         self._path = path
         self._on_epoch = on_epoch
         self._on_best = on_best
@@ -158,7 +161,7 @@ class _Course(keras.callbacks.Callback):
             self.history.append(report)
             if report is history[-1] and self.best is report:
                 with self._averaged(report.epoch):
-                    self._saved.set_weights(self.model.get_weights())
+                    self._plain.set_weights(self.model.get_weights())
                 self._keep(report)  # the checkpoint is written first, and the model may not have been
             self._decide(report)
 
@@ -221,7 +224,7 @@ class _Course(keras.callbacks.Callback):
         )
         self.history.append(report)
         if self.best is report:
-            self._saved.set_weights(self.model.get_weights())
+            self._plain.set_weights(self.model.get_weights())
         return report
 
     def _keep(self, report: EpochReport) -> None:
