@@ -46,14 +46,15 @@ class Difference:
         chance_of_all: the same after Holm's correction for all pairs (Holm, 1979).
         different: `chance_of_all` is at most `CHANCE`.
         wilcoxon: p of Wilcoxon's signed-rank test (1945; zeros as Pratt, 1959, treats them) on the images' differences,
-            each averaged over the seeds (on groups, where there are some). It knows nothing of seeds: it speaks of these
-            trained models, and decides nothing here.
+            each averaged over the seeds (on groups, where there are some). It knows nothing of seeds: it speaks of
+            these trained models, and decides nothing here.
         wilcoxon_of_all: the same after Holm's correction.
         superiority: probability that the first arm scores higher, on a seed and an image drawn at random; ties count
             half (the paired form of Vargha and Delaney, 2000).
         variances: components of the differences; None as `interval`.
-        more_images, more_seeds: how many more of the one, with as many of the other, would probably (`seg.crossed.POWER`)
-            call a difference of this mean different. 0 where it is; None where no number would, or nothing can be told.
+        more_images, more_seeds: how many more of the one, with as many of the other, would probably (`POWER` of
+            `seg.crossed`) call a difference of this mean different. 0 where it is; None where no number would, or
+            nothing can be told.
     """
 
     first: int
