@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments import datasets, entry
 from experiments.executors.local import LocalExecutor
-from experiments.finish import score_metrics
+from experiments.final_test import score_metrics
 from experiments.models import fetch_model
 from experiments.one_job import evaluate
 from experiments.options import AUTO, Option, parser

@@ -134,6 +134,16 @@ _RUNNER = {
         default=0,
         help="trials that the study shall have in total, earlier calls included; 0: each arm of the grid once",
     ),
+    "arms": Option(
+        type=str,
+        default="",
+        help="further options to compare, such as 'depth=3,4;augmentation=none,full': every combination is an arm",
+    ),
+    "seeds": Option(
+        type=int,
+        default=3,
+        help="trainings of every arm, each with another seed, the same ones for all; from `seed` on",
+    ),
     "study": Option(type=str, default="unet", help="name of the study; the same name goes on where it stopped"),
     "slots": Option(type=int, default=1, help="trials at the same time, each on its share of the GPUs"),
     "storage": Option(type=str, default="sqlite:///optuna.db", help="URL of Optuna's database"),

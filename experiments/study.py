@@ -25,6 +25,7 @@ from experiments.settlement import Limits
 from experiments.study_report import publish_study
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
+from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 
@@ -74,13 +75,19 @@ def conduct(
     tracker: Tracker,
     executor: Executor,
     adopt: str | None,
+    configs: Sequence[TrainConfig] | None = None,
 ) -> StudyResult:
-    """Runs the study that the options describe; its MLflow run stays open. Raises what `run_study` raises."""
-    datasets.check_batch(manifest, space.base)
+    """Runs the study that the options describe, or a grid of these configurations; its MLflow run stays open.
+
+    Raises what `run_study` raises.
+    """
+    for arm in space.arms():
+        datasets.check_batch(manifest, arm)
+    trials = len(configs) if configs is not None else values.trials
     return run_study(
         study=values.study,
         space=space,
-        trials=values.trials or (len(space.arms()) if space.sampler == "grid" else TPE_TRIALS),
+        trials=trials or (len(space.arms()) if space.sampler == "grid" else TPE_TRIALS),
         manifest=manifest,
         workspace=Path(values.workspace),
         storage=values.storage,
@@ -89,6 +96,7 @@ def conduct(
         progress=Progress(),
         limits=Limits(retries=values.retries, trial_timeout=values.trial_timeout),
         adopt=adopt,
+        configs=configs,
     )
 
 

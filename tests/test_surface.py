@@ -23,6 +23,7 @@ VERBS = (
     "export_coco",
     "train",
     "study",
+    "compare",
     "reproduce",
     "evaluate",
     "predict",
