@@ -20,6 +20,9 @@ from seg.errors import UserError
 from seg.statistics import Interval, bootstrap_mean
 
 MARGIN = 0.01  # of Dice at the images' own size
+FEWEST = 8
+"""Test images, or groups of them, without which nothing is promoted over a champion: an interval of fewer draws is too
+narrow to be believed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,8 @@ def decide(challenger: ImageScores, champion: ImageScores, margin: float = MARGI
             f"{len(theirs)} of key {champion.test_key}; score both on the same data."
         )
     difference = bootstrap_mean(np.subtract(ours, theirs), groups=challenger.groups)
-    passed = difference.low > -margin
+    units = len(set(challenger.groups)) if challenger.groups else len(ours)
+    passed = units >= FEWEST and difference.low > -margin
     drawn = f"{len(ours)} test images"
     if challenger.groups:
         drawn += f" in {len(set(challenger.groups))} groups"
@@ -66,8 +70,11 @@ def decide(challenger: ImageScores, champion: ImageScores, margin: float = MARGI
         f"test Dice {np.mean(ours):.4f} against {np.mean(theirs):.4f}, difference {difference.mean:+.4f} "
         f"(95 %: {difference.low:+.4f} to {difference.high:+.4f}, {drawn})"
     )
-    verdict = "excludes" if passed else "does not exclude"
-    return Decision(promoted=passed, reason=f"{numbers}, which {verdict} a loss over {margin:g}", difference=difference)
+    if units < FEWEST:
+        verdict = f"which are too few to exclude a loss: at least {FEWEST} are needed"
+    else:
+        verdict = f"which {'excludes' if passed else 'does not exclude'} a loss over {margin:g}"
+    return Decision(promoted=passed, reason=f"{numbers}, {verdict}", difference=difference)
 
 
 def contend(

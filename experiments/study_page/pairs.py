@@ -35,7 +35,7 @@ def _arms(found: Compared) -> Iterator[Html]:
             found.arms[arm].name,
             f"{result.arms[arm].images.mean:.3f}",
             _bounds(result.arms[arm].images),
-            _bounds(result.arms[arm].both),
+            _bounds(_possible(result.arms[arm].both)),
             *(f"{mean:.3f}" for mean in result.arms[arm].by_seed),
         ]
         for arm in result.order
@@ -87,16 +87,19 @@ def _sizes(found: Compared) -> Iterator[Html]:
         [
             found.arms[arm].name,
             *(f"{size.dice.mean:.3f} [{_bounds(size.dice)}]" for size in found.by_size[arm]),
-            _share(found.false_positives[arm]),
+            *([_share(found.false_positives[arm])] if found.empty else []),
         ]
         for arm in found.result.order
     )
-    yield table(["arm", *sizes, "false positives"], rows, best=0)
-    yield note(
-        "Thirds of the images with foreground by the share of the image that it fills"
-        f" ({', '.join(f'{size.images:,} {size.name}' for size in first)}). False positives: share of the "
-        f"{found.empty:,} validation images without foreground in which anything is predicted."
-    )
+    yield table(["arm", *sizes, *(["false positives"] if found.empty else [])], rows, best=0)
+    thirds = ", ".join(f"{size.images:,} {size.name}" for size in first)
+    told = f"Thirds of the images with foreground by the share of the image that it fills ({thirds}). "
+    if found.empty:
+        told += f"False positives: share of the {found.empty:,} validation images without foreground in which "
+        told += "anything is predicted."
+    else:
+        told += "There are no validation images without foreground: false positives on such ones are not known."
+    yield note(told)
 
 
 def _listed(found: Compared) -> str:
@@ -105,6 +108,13 @@ def _listed(found: Compared) -> str:
 
 def _bounds(interval: Interval | None) -> str:
     return _NONE if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _possible(interval: Interval | None) -> Interval | None:
+    """What of an interval a Dice can be: from few seeds it is wider than that."""
+    if interval is None:
+        return None
+    return Interval(interval.mean, max(0.0, interval.low), min(1.0, interval.high))
 
 
 def _share(interval: Interval | None) -> str:

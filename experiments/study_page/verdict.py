@@ -74,7 +74,7 @@ def _verdict(found: Compared, unfinished: tuple[str, ...]) -> Verdict:
         others = f" and {len(rivals) - 1} more" if len(rivals) > 1 else ""
         headline = (
             f"Not decided: {best} scored highest, but is not told from {_second(found, nearest)}{others}; "
-            f"{_needed(nearest)}."
+            f"{_needed(rivals)}."
         )
     reasons = (_margin(found), _evidence(found, nearest), *unfinished)
     return Verdict(decided=found.result.decided, headline=headline, reasons=reasons)
@@ -115,10 +115,10 @@ def _percent(chance: float) -> str:
     return "less than 0.1%" if chance < 0.001 else f"{chance:.1%}" if chance < 0.1 else f"{chance:.0%}"
 
 
-def _needed(pair: Difference) -> str:
-    """What would decide it, if the difference is as large as it looks."""
-    images, seeds = pair.more_images, pair.more_seeds
-    if pair.mean == 0:
+def _needed(rivals: Sequence[Difference]) -> str:
+    """What would tell the best arm from all of its rivals, if the differences are as large as they look."""
+    images, seeds = (_most([getattr(pair, name) for pair in rivals]) for name in ("more_images", "more_seeds"))
+    if any(pair.mean == 0 for pair in rivals):
         return "they score the same, which no number of images or seeds would change"
     if images is None and seeds is None:
         return "neither more images nor more seeds alone would be enough, both would be needed"
@@ -127,6 +127,12 @@ def _needed(pair: Difference) -> str:
     if seeds is None:
         return f"about {_count(images, 'validation image')} would be needed, more seeds alone would not do"
     return f"about {_count(images, 'validation image')} or {_count(seeds, 'seed')} would be needed"
+
+
+def _most(numbers: Sequence[int | None]) -> int | None:
+    """The largest; None where one of them is."""
+    known = [number for number in numbers if number is not None]
+    return max(known) if len(known) == len(numbers) else None
 
 
 def _count(number: int | None, noun: str) -> str:
