@@ -49,7 +49,10 @@ EXIF = ("ignore", "rotate")  # what happens to the rotation that EXIF data asks 
 def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None = None) -> np.ndarray:
     """Decodes the bytes of a JPEG, PNG, BMP or TIFF file.
 
-    The size is judged from the header before a pixel is decoded, and a file that ends early is refused.
+    The size is judged from the header before a pixel is decoded, and a file that ends early is refused: a JPEG without
+    an end marker, a PNG without a last chunk or with a checksum that does not fit, a TIFF without all of its data.
+    Damage within a JPEG or an 8-bit TIFF is not seen here, where decoders fill in what is missing;
+    `seg.data.decoder_lines` reads what they say about it.
 
     Args:
         data: the whole file.
