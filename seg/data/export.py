@@ -10,7 +10,7 @@ from typing import Any
 
 from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem
 from seg.data.coco_reader import read_annotations
-from seg.data.files import HashCache, locate
+from seg.data.files import HashCache, locate, read_annotation_file
 from seg.data.layout import ADDITIONAL, SplitSource, find_additional, find_splits
 from seg.data.masks import used_categories
 from seg.data.segmentation import BrokenRule
@@ -58,14 +58,14 @@ class Export:
         self.categories = categories
         self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
         self.files: dict[str, AnnotationFile] = {
-            name: _read(source, group_column) for name, source in self.sources.items()
+            name: _read(source, data, group_column) for name, source in self.sources.items()
         }
         everything = {category for file in self.files.values() for category in file.categories}
         wanted = used_categories(everything, categories)
         names = dict.fromkeys(self.files, wanted)
         if additional is not None:
             self.sources[ADDITIONAL] = find_additional(additional)
-            self.files[ADDITIONAL] = _read(self.sources[ADDITIONAL], "")
+            self.files[ADDITIONAL] = _read(self.sources[ADDITIONAL], additional, "")
             names[ADDITIONAL] = _used_in_additional(self.files[ADDITIONAL], categories, wanted)
         self.images: dict[str, list[ExportedImage]] = {}
         self.problems = [problem for file in self.files.values() for problem in file.problems]
@@ -144,11 +144,8 @@ class Export:
         return [asdict(category) | {"annotations": counts[category], "used": used[category]} for category in used]
 
 
-def _read(source: SplitSource, group_column: str) -> AnnotationFile:
-    try:
-        content = source.annotations.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source.annotations} cannot be read ({error.strerror}); check it.") from None
+def _read(source: SplitSource, root: Path, group_column: str) -> AnnotationFile:
+    content = read_annotation_file(source.annotations, root)
     file = read_annotations(source.annotations, content, source.name, group_column)
     if not file.images:
         reason = str(file.problems[0]) if file.problems else "its list of images is empty"
