@@ -9,6 +9,7 @@ Annotations for unknown images are noted and harm nothing.
 
 import hashlib
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from seg.data.coco_fields import (
 )
 from seg.data.group_column import group_in_column
 from seg.data.images import MAX_PIXELS
-from seg.data.segmentation import BrokenRule, check_segmentation, shown
+from seg.data.segmentation import BrokenRule, check_segmentation, most_outline, outline_length, shown
 from seg.errors import UserError
 
 
@@ -138,6 +139,7 @@ class _Reader:
         """The valid annotations of images without a problem of their own."""
         lost = {problem.image_id for problem in self.problems}
         seen: set[int] = set()
+        lengths: Counter[int] = Counter()  # of the outlines, by image
         found = []
         for index, entry in enumerate(entries):
             image = None
@@ -153,7 +155,16 @@ class _Reader:
                     broken = BrokenRule("unknown_image", f"there is no image with id {image_id}; it is passed over")
                     self.add(broken, annotation_id=identity)
                 elif image_id not in lost:
-                    found.append(_annotation(entry, identity, image, categories))
+                    annotation = _annotation(entry, identity, image, categories)
+                    lengths[image_id] += math.ceil(outline_length(annotation.segmentation))
+                    if lengths[image_id] > (most := most_outline(image.height, image.width)):
+                        lost.add(image_id)
+                        raise BrokenRule(
+                            "outlines_too_long",
+                            f"the outlines of a {image.width}×{image.height} image must be at most {most} pixels long "
+                            f"together, got {lengths[image_id]} up to this annotation",
+                        )
+                    found.append(annotation)
             except BrokenRule as broken:
                 self.add(broken, image, annotation_id=shown(label) if not isinstance(label, int) else label)
         return found
