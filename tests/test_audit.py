@@ -245,5 +245,5 @@ def test_unreadable_export(workshop):
         audit(workshop.folder / "data", manifest)
     annotation_file.unlink()
     annotation_file.mkdir()
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="must be a file, and is none"):
         audit(workshop.folder / "data", manifest)

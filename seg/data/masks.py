@@ -4,7 +4,7 @@ A mask is binary: the union of the annotations of the used categories. Crowd reg
 objects; by default they are ignored (no loss, no score there). A region that is both crowd and object is foreground.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from pycocotools import mask as pycoco
@@ -73,12 +73,6 @@ def measure(segmentation: Polygons | RunLengths, height: int, width: int) -> tup
     encoded = {"size": [height, width], "counts": counts}
     left, top, box_width, box_height = (int(number) for number in pycoco.toBbox(encoded))
     return int(pycoco.area(encoded)), (left, top, box_width, box_height)
-
-
-def overlap(segmentations: Sequence[Polygons | RunLengths], height: int, width: int) -> np.ndarray:
-    """Intersection over union of each two regions of one image, shape (regions, regions); none may be empty."""
-    regions = [{"size": [height, width], "counts": rasterise([region], height, width)} for region in segmentations]
-    return np.array(pycoco.iou(regions, regions, [0] * len(regions)))
 
 
 def refuse_overlaps(annotations: Iterable[Annotation], height: int, width: int, *, crowds: str) -> None:
