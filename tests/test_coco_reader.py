@@ -57,13 +57,34 @@ def test_ordinary_awkwardness_is_no_problem():
     assert file.annotations[0].area is None
 
 
-@pytest.mark.parametrize("area", ["16", True, None, -1, float("nan"), 1e300, []])
-def test_area_that_is_no_area_is_not_used(area):
+@pytest.mark.parametrize("area", ["big", True, -1, float("nan"), 1e300, []])
+def test_area_that_is_no_area_is_noted_and_not_used(area):
+    document = content(2)
+    document["annotations"][1]["area"] = area
+    file = read(document)
+    (problem,) = file.problems
+    assert (problem.rule, problem.annotation_id, problem.fatal) == ("area_type", 1, False)
+    assert "area must be a number of pixels, got" in problem.message
+    assert [annotation.area for annotation in file.annotations] == [16.0, None]
+    assert len(file.images) == 2
+
+
+def test_area_of_null_claims_nothing():
     document = content(1)
-    document["annotations"][0]["area"] = area
+    document["annotations"][0]["area"] = None
     file = read(document)
     assert file.problems == ()
     assert file.annotations[0].area is None
+
+
+@pytest.mark.parametrize("name", ["", None, 7])
+def test_image_without_a_name_is_known_by_position_and_id(name):
+    document = content(2)
+    document["images"][1] |= {"id": 40, "file_name": name}
+    problem = read(document).problems[0]
+    assert problem.message.startswith("images[1], id 40: file_name must be a text, got")
+    del document["images"][1]["file_name"]
+    assert read(document).problems[0].message == "images[1], id 40: 'file_name' is missing"
 
 
 def test_annotation_for_unknown_image_is_noted_and_harmless():

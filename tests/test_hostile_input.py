@@ -91,10 +91,10 @@ def test_a_size_is_named_with_file_and_image(tmp_path: Path, key: str, size: Any
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": 1}, r"missing_key: 'name' is missing"),
+        ({"id": 1}, r"missing_key: categories\[1\], id 1: 'name' is missing"),
         ({"name": "lesion"}, r"missing_key: categories\[1\]: 'id' is missing"),
-        ({"id": 2, "name": 3}, "name_type: name must be a text, got 3"),
-        ({"id": 2, "name": ""}, "name_type: name must be a text, got ''"),
+        ({"id": 2, "name": 3}, r"name_type: categories\[1\], id 2: name must be a text, got 3"),
+        ({"id": 2, "name": ""}, r"name_type: categories\[1\], id 2: name must be a text, got ''"),
         ({"id": "2", "name": "cyst"}, r"id_type: categories\[1\]: id must be an integer of at most 64 bits, got '2'"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,14 @@ class Build:
         self.key = export.key({"image_size": image_size, "split": division.split} | self._settings)
         self.problems: list[Problem] = list(export.problems)
 
-    def run(self, folder: Path, processes: Processes) -> None:
-        """Writes the whole dataset into a new folder, its manifest last; `processes` may wait already."""
+    def run(self, folder: Path, processes: Processes, judge: Callable[[Sequence[Problem]], None]) -> None:
+        """Writes the whole dataset into a new folder, its manifest last.
+
+        Args:
+            folder: does not exist.
+            processes: may wait already.
+            judge: called with all problems once every image was tried; what it raises ends the work.
+        """
         folder.mkdir()
         additional = self._export.images.pop(ADDITIONAL, [])
         divided = divide(self._export.images, self._division, jobs=self._jobs)
@@ -77,6 +83,7 @@ class Build:
         policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
         writer = RecordWriter(folder, offsets, self._image_size, **policies)
         results = self._convert(tasks, writer, processes)
+        judge(self.problems)
         Manifest(
             folder=folder,
             key=self.key,
@@ -143,7 +150,8 @@ class Build:
     def _finish(self, folder: Path, name: str, results: dict[int, Converted]) -> SplitSummary:
         """Closes the gaps that images left out have left, and writes the examples."""
         if not results:
-            raise UserError(f"split {name} must have at least one usable image ({self.problems[-1]}); repair them.")
+            lost = next(problem for problem in reversed(self.problems) if problem.split == name and problem.fatal)
+            raise UserError(f"split {name} must have at least one usable image ({lost}); repair them.")
         rows = sorted(results)
         if len(rows) < len(self._export.images[name]):
             _keep_rows(folder / f"{name}.npy", rows)

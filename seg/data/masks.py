@@ -11,7 +11,7 @@ from pycocotools import mask as pycoco
 
 from seg.data.coco import Annotation, Category
 from seg.data.images import IGNORE
-from seg.data.segmentation import BrokenRule, Polygons, RunLengths
+from seg.data.segmentation import BrokenRule, Polygons, RunLengths, listed, shown
 from seg.errors import UserError
 
 CROWDS = ("ignore", "foreground")
@@ -33,7 +33,7 @@ def used_categories(categories: Iterable[Category], wanted: str) -> set[str]:
         return known
     names = {name.strip() for name in wanted.split(",")}
     for name in sorted(names - known):
-        raise UserError(f"categories must be 'all' or known names, got '{name}'; known: {', '.join(sorted(known))}.")
+        raise UserError(f"categories must be 'all' or known names, got {shown(name)}; known: {listed(known)}.")
     return names
 
 

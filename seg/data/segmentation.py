@@ -5,6 +5,7 @@ lengths that end early, drops the last number of an odd list and takes four numb
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,18 @@ def shown(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def printable(text: str, most: int = 255) -> str:
+    """A text from outside as it is; quoted and cut off where it would break a line or an encoding, or is long."""
+    return text if text.isprintable() and len(text) <= most else shown(text)
+
+
+def listed(names: Iterable[str], *, quoted: bool = False) -> str:
+    """Names from outside, in order, the first 20 of them; all quoted, or those that cannot be printed as they are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 20} more" if len(ordered) > 20 else ""
+    return ", ".join(shown(name) if quoted else printable(name, 60) for name in ordered[:20]) + more
 
 
 def _check_polygon(part: Any, height: int, width: int) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from seg.data.audit.finding import Exhibit, Finding, counted
 from seg.data.audit.overlapping import overlapping
 from seg.data.certificate import TOLERANCE, compare_areas
 from seg.data.images import resize_mask
+from seg.data.manifest import Manifest
 from seg.data.masks import rasterise, region
 from seg.data.segmentation import Polygons
 
@@ -20,6 +21,7 @@ _STRAY_OF_LARGEST, _STRAY_OF_IMAGE = 0.02, 0.0005  # areas
 def labels(context: Context) -> Iterator[Finding]:
     """Everything that can be said about the outlines."""
     for check in (
+        _no_foreground,
         _boxes,
         _unlabelled,
         _stray,
@@ -30,6 +32,26 @@ def labels(context: Context) -> Iterator[Finding]:
         _crowds,
     ):
         yield from check(context)
+
+
+def splits_without_foreground(manifest: Manifest) -> list[str]:
+    """The splits in which no record has a pixel of foreground."""
+    return [name for name, summary in manifest.splits.items() if summary.empty == summary.examples]
+
+
+def _no_foreground(context: Context) -> Iterator[Finding]:
+    empty = splits_without_foreground(context.manifest)
+    if empty:
+        count = sum(context.manifest.splits[split].examples for split in empty)
+        yield Finding(
+            rule="no_foreground",
+            severity="error",
+            count=count,
+            title=f"No image of {', '.join(empty)} has foreground ({counted(count, 'image')})",
+            meaning="Nothing can be learned there, and an empty mask scores as well as can be.",
+            remedy="Export the annotations too, and see that `categories` names those that count and that image_size "
+            "leaves something of them.",
+        )
 
 
 def _boxes(context: Context) -> Iterator[Finding]:
