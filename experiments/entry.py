@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from experiments.one_job import JobFailed
-from seg.errors import UserError
+from seg.errors import UserError, one_line
 
 FAILED = 1
 MISTAKE = 2
@@ -51,7 +51,7 @@ def run(main: Main) -> NoReturn:
     try:
         code = main(None)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         code = MISTAKE
     except JobFailed as error:
         print(f"error: {error}", file=sys.stderr)

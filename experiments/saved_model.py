@@ -32,6 +32,7 @@ _CODE = (
     "seg/data/masks.py",
     "seg/data/outlines.py",
     "seg/data/segmentation.py",
+    "seg/data/tiff.py",
     "seg/symmetries.py",
 )
 

@@ -260,7 +260,7 @@ def test_split_without_images(tmp_path, workspace):
 def test_annotations_that_cannot_be_read(data, workspace):
     (data / "train" / "_annotations.coco.json").unlink()
     (data / "train" / "_annotations.coco.json").mkdir()
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="must be a file, and is none"):
         run(data, workspace)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,14 @@ class Build:
         self.key = export.key({"image_size": image_size, "split": division.split} | self._settings)
         self.problems: list[Problem] = list(export.problems)
 
-    def run(self, folder: Path, processes: Processes) -> None:
-        """Writes the whole dataset into a new folder, its manifest last; `processes` may wait already."""
+    def run(self, folder: Path, processes: Processes, judge: Callable[[Sequence[Problem]], None]) -> None:
+        """Writes the whole dataset into a new folder, its manifest last.
+
+        Args:
+            folder: does not exist.
+            processes: may wait already.
+            judge: called with all problems once every image was tried; what it raises ends the work.
+        """
         folder.mkdir()
         additional = self._export.images.pop(ADDITIONAL, [])
         divided = divide(self._export.images, self._division, jobs=self._jobs)
@@ -80,6 +86,7 @@ class Build:
         policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
         writer = RecordWriter(folder, offsets, self._image_size, **policies)
         results = self._convert(tasks, writer, processes)
+        judge(self.problems)
         lost = sorted(f"{problem.split} {problem.file_name}" for problem in self.problems if problem.rule in _MAY_PASS)
         if lost:
             self.key = hashlib.sha256("\n".join([self.key, *lost]).encode()).hexdigest()[:20]
@@ -149,7 +156,8 @@ class Build:
     def _finish(self, folder: Path, name: str, results: dict[int, Converted]) -> SplitSummary:
         """Closes the gaps that images left out have left, and writes the examples."""
         if not results:
-            raise UserError(f"split {name} must have at least one usable image ({self.problems[-1]}); repair them.")
+            lost = next(problem for problem in reversed(self.problems) if problem.split == name and problem.fatal)
+            raise UserError(f"split {name} must have at least one usable image ({lost}); repair them.")
         rows = sorted(results)
         if len(rows) < len(self._export.images[name]):
             _keep_rows(folder / f"{name}.npy", rows)
