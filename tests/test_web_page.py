@@ -181,6 +181,15 @@ class TestCorrections:
         assert annotation["model"] == "models:/seg-unet/1"
         assert annotation["threshold"] == 0.5
 
+    @pytest.mark.parametrize("letter", ["a", "é", "日", "😀"])
+    def test_names_as_long_as_a_file_system_allows(self, look: Look, tmp_path: Path, letter: str) -> None:
+        for count in range(55, 251 // len(letter.encode()) + 1):
+            corrections = Corrections(tmp_path)
+            image = corrections.mark_wrong(IMAGE, f"{letter * count}.png", look.readings[0].mask, {})
+            assert image.read_bytes() == IMAGE
+            assert len(image.name.encode()) < 100
+        assert len(list((tmp_path / "wrong").iterdir())) == 2  # the image, and its annotations
+
     @pytest.mark.parametrize("drawn", ["", "data:image/png;base64,AAAA", "/etc/passwd"])
     def test_no_drawing(self, look: Look, tmp_path: Path, drawn: str) -> None:
         with pytest.raises(UserError):
