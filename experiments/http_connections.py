@@ -15,7 +15,7 @@ class ImpatientProtocol(H11Protocol):
     _look: TimerHandle | None = None
     _seen: Any = None
 
-    def connection_made(self, transport: Transport) -> None:
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._look = self.loop.call_later(SECONDS, self._look_again)
 

@@ -57,6 +57,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def warn_if_open(host: str) -> None:
+    """Says on stderr that others can reach the address, where they can."""
+    if not is_loopback(host):
+        print(
+            f"warning: {host} can be reached from other machines, and there is no authentication: "
+            "whoever reaches it may use the model.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def serve(model: ModelInfo, uri: str, listening: socket.socket, max_body: int) -> None:
     """Answers requests until SIGINT or SIGTERM.
 
@@ -95,12 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"max_upload must be above 0, got {values.max_upload}; use 32.")
     launch = entry.read_launch()
     with listen(values.host, values.port) as listening:
-        if not is_loopback(values.host):
-            print(
-                f"warning: {values.host} can be reached from other machines, and there is no authentication: "
-                "whoever reaches it may use the model.",
-                file=sys.stderr,
-            )
+        warn_if_open(values.host)
         tracker = Tracker(launch.tracking_uri, None)
         model = Registry(tracker.uri).find(values.model)
         serve(model, tracker.uri, listening, values.max_upload * 2**20)
