@@ -23,6 +23,7 @@ MARGIN = 0.01  # of Dice at the images' own size
 FEWEST = 8
 """Test images, or groups of them, without which nothing is promoted over a champion: an interval of fewer draws is too
 narrow to be believed."""
+ROLLED_BACK = "rolled_back"  # tag of a version: when, by whom, to which version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +84,17 @@ def contend(
     scores_of: Callable[[ModelInfo], ImageScores],
     margin: float = MARGIN,
     force: bool = False,
+    named: bool = False,
 ) -> Decision:
     """Decides between a version and the champion, moves the alias, and records both on the version.
+
+    A version that was rolled back stays so: a person has said more of it than its scores can.
 
     Args:
         challenger: the version that would be champion.
         scores_of: a version's scores, on the challenger's test images; asked only where two are compared.
         force: move the alias whatever the comparison says; it is made and recorded all the same.
+        named: a person means this very version, so that one that was rolled back is compared again.
 
     Raises:
         UserError: if the champion changed meanwhile; and what `scores_of` raises.
@@ -97,7 +102,13 @@ def contend(
     champion = registry.champion(challenger.name)
     if champion is not None and champion.version == challenger.version:
         return Decision(promoted=True, reason="the champion already")
-    if champion is None:
+    taken_back = registry.tags(challenger).get(ROLLED_BACK, "")
+    if taken_back and not named:
+        decision = Decision(
+            promoted=False,
+            reason=f"it was rolled back ({taken_back}); promote it by --model {challenger.uri}, or with --force yes",
+        )
+    elif champion is None:
         decision = Decision(promoted=True, reason="the first champion")
     elif champion.dice is None:  # not registered by this project: it may be no model that we can score
         kept = f"version {champion.version} stays champion: it has no scores of this project"
@@ -111,6 +122,8 @@ def contend(
         decision = replace(decision, promoted=True, forced=True, reason=f"forced, although {decision.reason}")
     if decision.promoted:
         registry.make_champion(challenger, champion, _history(registry, champion, challenger))
+        if taken_back:
+            registry.forget(challenger, ROLLED_BACK)
     registry.note(challenger, _record(decision))
     return decision
 
@@ -137,7 +150,7 @@ def roll_back(registry: Registry, name: str) -> tuple[ModelInfo, ModelInfo]:
         )
     before = registry.find(f"models:/{name}/{past[-1]}")
     registry.make_champion(before, champion, past)
-    registry.note(champion, {"rolled_back": f"{_now()} by {_user()}, to version {before.version}"})
+    registry.note(champion, {ROLLED_BACK: f"{_now()} by {_user()}, to version {before.version}"})
     return champion, before
 
 

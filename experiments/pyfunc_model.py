@@ -118,6 +118,8 @@ def _decode(cell: Any) -> bytes | np.ndarray | UserError:
         return cell if isinstance(cell, bytes) else error  # of bytes, the decoder says what is wrong
     if isinstance(cell, (bytes, np.ndarray)):
         return cell
+    if pd.api.types.is_scalar(cell) and pd.isna(cell):  # None, and what pandas makes of it beside texts
+        return UserError("the image's value is missing; send the bytes of a file.")
     return UserError(f"an image must be the bytes of a file, or base64 of them, got {type(cell).__name__}; encode it.")
 
 

@@ -23,6 +23,7 @@ CHAMPION = "champion"
 GATE = "dice_own_size"  # the score that decides between two models
 _HISTORY = "champions"  # tag of a registered model
 _LONGEST_TAG, _LONGEST_DESCRIPTION = 5000, 5000  # what MLflow's database holds
+_LONGEST_NUMBER = 10  # digits of a version's
 _SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -82,7 +83,8 @@ class Registry:
             if at:
                 return _info(self._client.get_model_version_by_alias(name, alias))
             name, _, number = name.partition("/")
-            return _info(self._client.get_model_version(name, number))
+            # A number that a database cannot hold is an error of another kind, and no version has one.
+            return _info(self._client.get_model_version(name, number if len(number) < _LONGEST_NUMBER else "0"))
         except MlflowException as error:
             if error.error_code not in _SETTLED_ERRORS:
                 raise
@@ -176,6 +178,14 @@ class Registry:
         """Sets tags of a version."""
         for tag, value in tags.items():
             self._client.set_model_version_tag(model.name, model.version, tag, value[:_LONGEST_TAG])
+
+    def tags(self, model: ModelInfo) -> dict[str, str]:
+        """The tags of a version, as they are now."""
+        return dict(self._client.get_model_version(model.name, model.version).tags)
+
+    def forget(self, model: ModelInfo, tag: str) -> None:
+        """Removes a tag of a version."""
+        self._client.delete_model_version_tag(model.name, model.version, tag)
 
     def describe(self, model: ModelInfo, markdown: str) -> None:
         """Sets the description of a version, which MLflow's page shows."""

@@ -228,6 +228,32 @@ class TestRollBack:
         assert roll_back(registry, NAME) == (version(3), version(2))
         assert roll_back(registry, NAME) == (version(2), version(1))
 
+    def test_what_was_rolled_back_stays_so(self, registry: Registry, version: Callable[[int], ModelInfo]) -> None:
+        """Running the finished study again asks the gate again, which had let it pass."""
+        contend(registry, version(1), fixed())
+        contend(registry, version(2), fixed(v1=0.5, v2=0.5))
+        roll_back(registry, NAME)
+        refused = contend(registry, version(2), fixed(v1=0.5, v2=0.9))
+        assert not refused.promoted
+        assert refused.reason.startswith("it was rolled back (")
+        assert refused.reason.endswith(", to version 1); promote it by --model models:/seg-unet/2, or with --force yes")
+        assert registry.champion(NAME) == version(1)
+        assert tags(registry, 2)["promotion_reason"] == refused.reason
+
+    @pytest.mark.parametrize("how", ["named", "force"])
+    def test_a_person_may_take_a_rollback_back(
+        self, registry: Registry, version: Callable[[int], ModelInfo], how: str
+    ) -> None:
+        contend(registry, version(1), fixed())
+        contend(registry, version(2), fixed(v1=0.5, v2=0.5))
+        roll_back(registry, NAME)
+        assert not contend(registry, version(2), fixed(v1=0.5, v2=0.4), named=True).promoted  # the gate still holds
+        decision = contend(registry, version(2), fixed(v1=0.5, v2=0.5), **{how: True})
+        assert (decision.promoted, decision.forced) == (True, how == "force")
+        assert registry.champion(NAME) == version(2)
+        assert "rolled_back" not in tags(registry, 2)
+        assert contend(registry, version(2), fixed()).reason == "the champion already"
+
     def test_without_a_champion(self, registry: Registry) -> None:
         with pytest.raises(UserError, match="rollback needs a champion, and seg-unet has none"):
             roll_back(registry, NAME)

@@ -29,7 +29,7 @@ from seg.errors import UserError
 REDRAWN, WRONG = "train", "wrong"
 _CATEGORY = Category(id=1, name=FOREGROUND)
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
-_LONGEST = 60  # letters of a file's stem
+_LONGEST = 60  # bytes of a file's stem
 
 
 class Corrections:
@@ -93,7 +93,7 @@ class Corrections:
         entry: dict[str, Any] = {"file_name": _file_name(content, name), "height": height, "width": width}
         path = self.folder / part / entry["file_name"]
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial.{os.getpid()}")
+        partial = path.with_name(f".{digest}.partial.{os.getpid()}")
         partial.write_bytes(content)
         partial.replace(path)
         self._write(part, [*_without(entries, digest), (entry, annotation)])
@@ -146,7 +146,8 @@ def _digest(content: bytes) -> str:
 
 def _file_name(content: bytes, name: str) -> str:
     """A name that no other image has, whatever people call their files."""
-    stem = re.sub(r"[^\w-]+", "_", Path(name).stem)[:_LONGEST]
+    stem = re.sub(r"[^\w-]+", "_", Path(name).stem)
+    stem = stem.encode()[:_LONGEST].decode(errors="ignore")  # file systems count bytes; half a letter is dropped
     return f"{stem}-{_digest(content)}{_SUFFIXES.get(content[:2], '.png')}"
 
 
