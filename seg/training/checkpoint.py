@@ -97,6 +97,8 @@ class Checkpoints:
             except UNREADABLE:
                 continue
             self._check(path, state["identity"])
+            if len(arrays) != len(_variables(model)):
+                continue  # a damaged directory lists fewer
             for variable, array in zip(_variables(model), arrays, strict=True):
                 variable.assign(array)
             return [EpochReport(**report) for report in state["history"]]
