@@ -127,7 +127,8 @@ def test_a_broken_image_costs_no_other(model: SegmentationModel) -> None:
         PNG[:60]: "the PNG is cut off",
         base64.b64encode(b"GIF89a").decode(): "must be a JPEG, PNG, BMP or TIFF file, this one begins with 'GIF89a'",
         "": "the image file is empty",
-        None: "must be the bytes of a file, or base64 of them, got NoneType",
+        None: "the image's value is missing; send the bytes of a file",
+        float("nan"): "the image's value is missing",
         3: "must be the bytes of a file, or base64 of them, got int",
     }
     lists: list[tuple[Any, str]] = [

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -29,7 +30,7 @@ class Reading:
     prediction: Prediction
     threshold: float
 
-    @property
+    @cached_property
     def mask(self) -> NDArray[np.uint8]:
         """(height, width) of 0 and 1, from the probability that was predicted once."""
         return (self.prediction.probability >= self.threshold).view(np.uint8)

@@ -84,8 +84,8 @@ def _facts(look: Look, index: int) -> Html:
 
 def _confidence(reading: Reading) -> str:
     probability = reading.prediction.probability
-    chosen = probability[reading.mask == 1]
-    return f"confidence {chosen.mean(dtype=np.float64) if chosen.size else 1 - probability.max():.2f}"
+    found = cv2.mean(probability, reading.mask)[0] if reading.mask.any() else 1 - probability.max()
+    return f"confidence {found:.2f}"
 
 
 def _dice(mask: np.ndarray, reference: np.ndarray) -> float:
