@@ -42,6 +42,8 @@ ELSEWHERE = {
     "main": f"{_END_TO_END}test_main_leaves_one_parent_and_its_trials",
     "study": f"{_END_TO_END}test_study",
     "train": f"{_END_TO_END}test_train_then_evaluate_its_run",
+    "compare": "tests/test_compare.py::test_the_whole_command_twice",
+    "reproduce": "tests/test_reproduce.py::test_the_same_model_again",
     "serve": "tests/test_serve.py::test_a_mask_is_the_one_of_this_process_pixel_for_pixel",
     "app": "tests/test_app.py::test_upload_slider_download",
     "curl": "tests/test_serve.py::test_curl_as_documented",
