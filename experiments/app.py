@@ -18,7 +18,8 @@ from pathlib import Path
 from experiments import entry
 from experiments.options import OPTIONS, parser
 from experiments.predict import find_images
-from experiments.registry import Registry
+from experiments.registry import Registry, check_name
+from experiments.serve import warn_if_open
 from experiments.tracking import Tracker
 from experiments.web_page.models import Models
 from seg.data.corrections import Corrections
@@ -83,10 +84,12 @@ def check_limits(values: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     check_limits(values)
+    check_name(values.model_name)
     check_extra()
     launch = entry.read_launch()
     models = Models(Registry(Tracker(launch.tracking_uri, None).uri), values.model_name)
     found = find_examples(values.examples, models)
+    warn_if_open(values.host)
     start_tensorflow()
     models.load(models.choices()[0][1])  # what is broken is said here, and the first person does not wait
     with tempfile.TemporaryDirectory(prefix="seg-app-") as folder:

@@ -7,6 +7,7 @@ depend on the batch: a call that was interrupted and repeated leaves the same by
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,7 +25,8 @@ from seg.inference import SETTINGS, Prediction, Predictor
 
 JOURNAL = ".predictions.jsonl"
 MASKS, OVERLAYS = "masks", "overlays"
-_PARTIAL = ".partial."
+_PARTIAL = ".partial.png"  # one at a time; a name with the picture's own in it may be too long
+_LONGEST = 200  # bytes of a picture's stem; file systems allow 255 of a whole name
 _BAR_AFTER = 2  # seconds
 
 
@@ -97,7 +99,7 @@ def open_output(output: Path, settings: PredictionSettings) -> PredictionJournal
         journal = PredictionJournal(output / JOURNAL, settings.key)
     except OSError as error:
         raise UserError(f"output must be a folder that can be written, got {output} ({error.strerror}).") from None
-    for partial in output.glob(f"*/{_PARTIAL}*"):
+    for partial in output.glob(f"*/{_PARTIAL}"):
         partial.unlink()
     return journal
 
@@ -132,17 +134,24 @@ def predict_files(
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """One PNG name per file: its stem, and a number behind it where another file has that name already."""
+    """One PNG name per file: its stem, cut to `_LONGEST` bytes, and a number where another has that name already."""
     taken: set[str] = set()
     names = []
     for path in paths:
-        name, number = path.stem, 1
+        stem = _cut(path.stem)
+        name, number = stem, 1
         while name.casefold() in taken:
             number += 1
-            name = f"{path.stem}_{number}"
+            name = f"{stem}_{number}"
         taken.add(name.casefold())
         names.append(f"{name}.png")
     return names
+
+
+def _cut(stem: str) -> str:
+    encoded = os.fsencode(stem)
+    # Half a letter at the end is dropped; other bytes that are no text only occur in short names as they are.
+    return stem if len(encoded) <= _LONGEST else encoded[:_LONGEST].decode("utf-8", "ignore")
 
 
 def _recorded(image: str | UserError, name: str, journal: PredictionJournal) -> Record:
@@ -176,7 +185,9 @@ def _predict_batch(
     predictions = predictor.predict_many(contents, settings.threshold, settings.tta)
     for image, prediction in zip(batch, predictions, strict=True):
         if image.name in missing:
-            journal.add(image.name, image.sha256, _keep(image, prediction, output, settings.segmentation))
+            journal.add(
+                image.name, image.sha256, _keep(image, prediction, output, settings.segmentation, predictor.exif)
+            )
 
 
 def _is_done(record: Record | None, output: Path, name: str) -> bool:
@@ -191,12 +202,14 @@ def _is_done(record: Record | None, output: Path, name: str) -> bool:
         return False
 
 
-def _keep(image: _Image, prediction: Prediction | UserError, output: Path, segmentation: str) -> Record:
+def _keep(image: _Image, prediction: Prediction | UserError, output: Path, segmentation: str, exif: str) -> Record:
     """Writes the pictures; returns what the journal shall know."""
     try:
         if isinstance(prediction, UserError):
             raise prediction
-        picture = decode_image(image.content)  # the model may have read a JPEG at a half of its size
+        picture = decode_image(
+            image.content, exif=exif == "rotate"
+        )  # the model may have read a JPEG at a half of its size
     except UserError as error:
         for folder in (MASKS, OVERLAYS):  # of an image that was there before under this name
             (output / folder / image.name).unlink(missing_ok=True)
@@ -219,7 +232,7 @@ def _keep(image: _Image, prediction: Prediction | UserError, output: Path, segme
 def _write_png(path: Path, pixels: cv2.typing.MatLike) -> str:
     """Writes beside the final place and renames, so that no reader meets half a picture; returns the bytes' hash."""
     encoded = cv2.imencode(".png", pixels)[1].tobytes()
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    partial = path.with_name(_PARTIAL)
     try:
         partial.write_bytes(encoded)
         partial.replace(path)

@@ -18,6 +18,7 @@ from experiments.batch_prediction import PredictedFile
 from seg.data.coco import AnnotationFile, Category
 from seg.data.coco_reader import read_annotations
 from seg.data.coco_writer import CocoWriter
+from seg.data.files import read_annotation_file
 from seg.data.layout import ROBOFLOW_ANNOTATIONS
 from seg.errors import UserError
 
@@ -62,8 +63,8 @@ def image_ids(paths: Sequence[Path]) -> ImageIds:
     if not annotations.is_file():
         return own
     try:
-        truth = read_annotations(annotations, annotations.read_bytes(), "test")
-    except (OSError, UserError) as error:
+        truth = read_annotations(annotations, read_annotation_file(annotations, folder), "test")
+    except UserError as error:
         return _with_note(own, str(error))
     known = {image.file_name: image.id for image in truth.images}
     listed = {path: known[name] for path in paths if (name := own.file_name(path)) in known}

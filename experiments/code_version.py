@@ -1,15 +1,46 @@
 """Which code a run was made with."""
 
 import functools
+import hashlib
 import subprocess
+import sys
 from pathlib import Path
+
+_PROJECT = Path(__file__).parent.parent
+_PACKAGES = ("seg", "experiments")
 
 
 @functools.cache
 def git_commit() -> str | None:
     """The commit of this project's code, with `-dirty` when files differ from it; None outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    described = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return None if described is None else described.decode().strip() or None
+
+
+def uncommitted_changes() -> str:
+    """Hash of what differs from the commit in tracked files; empty where nothing does, or there is no repository."""
+    changes = _git("diff", "HEAD", "--binary", "--no-ext-diff", "--no-color")
+    return hashlib.sha256(changes).hexdigest()[:20] if changes else ""
+
+
+def loaded_code() -> dict[str, str]:
+    """Hashes of this project's files that this process has imported, by path: `seg/losses.py`.
+
+    Unlike the commit, they are there without a repository, and say nothing of code that took no part.
+    """
+    files = {Path(file) for module in tuple(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    found = {}
+    for file in sorted(files):
+        if file.is_relative_to(_PROJECT) and file.relative_to(_PROJECT).parts[0] in _PACKAGES and file.is_file():
+            found[file.relative_to(_PROJECT).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()[:20]
+    return found
+
+
+def _git(*arguments: str) -> bytes | None:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
+    return found.stdout

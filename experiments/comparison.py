@@ -4,12 +4,12 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
-from experiments.search import WITHOUT_EFFECT
-from experiments.storage import TrialRow
+from experiments.search import WITHOUT_EFFECT, fingerprint
+from experiments.storage import StoredStudy, TrialRow
 from seg.config import TrainConfig
 
 
@@ -21,6 +21,7 @@ class Arm:
         values: the options that differ between the study's arms, by name.
         val_dice: of the finished trials, in the order of their numbers.
         by_seed: the same, by seed.
+        trial_by_seed: their numbers, by seed.
         best_trial: number of the finished trial with the highest val_dice; None where none finished.
         trials_finished: numbers of the finished trials.
         trials: how many there are, those that did not finish included.
@@ -30,6 +31,7 @@ class Arm:
     values: dict[str, Any]
     val_dice: tuple[float, ...]
     by_seed: Mapping[int, float]
+    trial_by_seed: Mapping[int, int]
     best_trial: int | None
     trials_finished: tuple[int, ...]
     trials: int
@@ -55,14 +57,73 @@ def varied(rows: Sequence[TrialRow]) -> list[str]:
 
 
 def arms(rows: Sequence[TrialRow]) -> list[Arm]:
-    """The arms of a study, the best mean val_dice first, those without a finished trial last."""
+    """The arms of a study, the best mean val_dice first, those without a finished trial last.
+
+    The means that put them in order are over the seeds that all arms with a finished trial have, if there are any.
+    """
     names = varied(rows)
     grouped: dict[tuple[Any, ...], list[TrialRow]] = defaultdict(list)
     for row in rows:
         if row.config is not None:
             grouped[tuple(getattr(row.config, name) for name in names)].append(row)
     found = [_arm(dict(zip(names, values, strict=True)), members) for values, members in grouped.items()]
-    return sorted(found, key=lambda arm: -1.0 if arm.mean is None else arm.mean, reverse=True)
+    seeds = shared_seeds(found)
+    return sorted(found, key=lambda arm: _mean(arm, seeds), reverse=True)
+
+
+def shared_seeds(arms: Sequence[Arm]) -> tuple[int, ...]:
+    """The seeds with which every arm that has a finished trial has one, in order."""
+    seeds = [set(arm.by_seed) for arm in arms if arm.by_seed]
+    return tuple(sorted(set.intersection(*seeds))) if seeds else ()
+
+
+def _mean(arm: Arm, seeds: Sequence[int]) -> float:
+    if not arm.val_dice:
+        return -1.0
+    return fmean([arm.by_seed[seed] for seed in seeds] if seeds else arm.val_dice)
+
+
+def winner(rows: Sequence[TrialRow]) -> TrialRow | None:
+    """The best trial of the best arm, the earliest of equals; None if none finished.
+
+    Not the best trial of all: with several seeds, that is the luckiest one rather than one of the best arm.
+    """
+    best = next((arm.best_trial for arm in arms(rows)), None)
+    return next((row for row in rows if row.number == best), None)
+
+
+def speaking(study: StoredStudy) -> list[TrialRow]:
+    """The trials of a study that speak for their arms: all, but for learning rates that an arm tried and left."""
+    rates = study.settings.get("learning_rate")
+    return own_rates(study.rows, rates, int(study.settings["seed"])) if isinstance(rates, list) else list(study.rows)
+
+
+def own_rates(rows: Sequence[TrialRow], rates: Sequence[float], first_seed: int) -> list[TrialRow]:
+    """The trials of a grid whose arms chose a learning rate each, without those of the rates that were not chosen.
+
+    Args:
+        rows: of the study.
+        rates: what each arm chose from: the rate with the highest val_dice with `first_seed`, the earlier of equals.
+    """
+    chosen: dict[str, tuple[float, float]] = {}
+    for row in finished(rows):
+        assert row.config is not None
+        assert row.val_dice is not None
+        if row.config.seed == first_seed and row.config.learning_rate in rates:
+            arm = _arm_key(row.config)
+            if arm not in chosen or row.val_dice > chosen[arm][0]:
+                chosen[arm] = row.val_dice, row.config.learning_rate
+    return [
+        row
+        for row in rows
+        if row.config is None
+        or _arm_key(row.config) not in chosen
+        or chosen[_arm_key(row.config)][1] == row.config.learning_rate
+    ]
+
+
+def _arm_key(config: TrainConfig) -> str:
+    return fingerprint(replace(config, seed=0, learning_rate=1.0))
 
 
 def finished(rows: Sequence[TrialRow]) -> list[TrialRow]:
@@ -77,6 +138,7 @@ def _arm(values: dict[str, Any], members: Sequence[TrialRow]) -> Arm:
         values=values,
         val_dice=tuple(row.val_dice for row in done if row.val_dice is not None),
         by_seed={row.config.seed: row.val_dice for row in done if row.config and row.val_dice is not None},
+        trial_by_seed={row.config.seed: row.number for row in done if row.config},
         best_trial=max(done, key=lambda row: (row.val_dice, -row.number)).number if done else None,
         trials_finished=tuple(row.number for row in done),
         trials=len(members),

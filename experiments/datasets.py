@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from seg.config import TrainConfig
+from seg.data.audit.labels import splits_without_foreground
 from seg.data.convert import convert
 from seg.data.demo import write_demo
 from seg.data.manifest import Manifest
@@ -60,6 +61,8 @@ def given_division(values: argparse.Namespace, split: str) -> DivisionSettings:
 def prepare(values: argparse.Namespace, image_size: int, division: DivisionSettings | None = None) -> Manifest:
     """The converted dataset that the options name, converted now unless it is up to date.
 
+    Says on stderr what it did, and which splits have no foreground.
+
     Args:
         values: the parsed options.
         image_size: side of the records, in pixels.
@@ -69,7 +72,7 @@ def prepare(values: argparse.Namespace, image_size: int, division: DivisionSetti
         UserError: if `data` is no COCO export, or holds what `on_bad=fail` refuses, or `workspace` cannot be written.
     """
     division = division or given_division(values, values.split)
-    return convert(
+    manifest = convert(
         export_folder(values),
         Path(values.workspace),
         image_size=image_size,
@@ -85,6 +88,13 @@ def prepare(values: argparse.Namespace, image_size: int, division: DivisionSetti
         additional=additional_folder(values),
         announce=lambda line: print(line, file=sys.stderr),
     )
+    if empty := splits_without_foreground(manifest):
+        print(
+            f"warning: no image of {', '.join(empty)} has foreground at {image_size}×{image_size} pixels; check the "
+            "annotations and the option categories.",
+            file=sys.stderr,
+        )
+    return manifest
 
 
 def _generate(folder: Path) -> None:

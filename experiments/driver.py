@@ -2,7 +2,7 @@
 
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ def run_study(
     progress: Progress,
     limits: Limits | None = None,
     adopt: str | None = None,
+    configs: Sequence[TrainConfig] | None = None,
 ) -> StudyResult:
     """Runs a study until it has `trials` finished ones (pruned ones included), or goes on with it.
 
@@ -55,6 +56,7 @@ def run_study(
         executor, tracker, progress: where trials run, are recorded and are told.
         limits: of each trial; None: the defaults.
         adopt: an MLflow run to use as the study's own (`mlflow run` made it).
+        configs: what a grid trains, of its space, in this order; `trials` is their number. None: `space.grid(trials)`.
 
     Raises:
         UserError: if the request does not fit the study, or trials fail with the same UserError and none otherwise.
@@ -70,7 +72,7 @@ def run_study(
         store.set_parent_run(parent_run)
         _take_over(store, tracker, progress)
         _remove_checkpoints(store, study, workspace)
-        waiting, arms = _begin(store, space, trials, study, progress)
+        waiting, arms = _begin(store, space, trials, configs, study, progress)
         loop = StudyLoop(
             study=study,
             store=store,
@@ -123,12 +125,17 @@ def _remove_checkpoints(store: StudyStore, study: str, workspace: Path) -> None:
 
 def _parameters(space: SearchSpace) -> dict[str, object]:
     """What the study's own run shows as parameters: what cannot change when the study goes on."""
-    lists = {"loss": ",".join(space.losses), "filters": ",".join(map(str, space.filters))}
+    lists = {name: ",".join(map(str, values)) for name, values in space.searched().items()}
     return space.as_dict() | lists | {"sampler": space.sampler}
 
 
 def _begin(
-    store: StudyStore, space: SearchSpace, trials: int, study: str, progress: Progress
+    store: StudyStore,
+    space: SearchSpace,
+    trials: int,
+    configs: Sequence[TrainConfig] | None,
+    study: str,
+    progress: Progress,
 ) -> tuple[int, Iterator[TrainConfig | None]]:
     """Tells where the study stands; returns how many trials go on, and what is to be trained then."""
     rows = store.trials()
@@ -145,5 +152,6 @@ def _begin(
     if space.sampler == "tpe":
         return going_on, repeat(None, missing - going_on)
     known = {fingerprint(row.config) for row in (*finished, *waiting) if row.config is not None}
-    new = [config for config in space.grid(trials) if fingerprint(config) not in known]
+    wanted = space.grid(trials) if configs is None else configs
+    new = [config for config in wanted if fingerprint(config) not in known]
     return going_on, iter(new[: missing - going_on])

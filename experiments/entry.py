@@ -1,7 +1,8 @@
 """How every entry point starts and ends: MLflow's variables read once, mistakes as one line, honest exit codes.
 
 Exit codes: 0 done; 1 it failed (a trial, the machine, a bug); 2 a mistake in what was given; 3 `audit`,
-`doctor` or `verify` found an error; 4 the challenger was not promoted; 130 interrupted.
+`doctor` or `verify` found an error; 4 the challenger was not promoted, or a run did not come out the same again; 130
+interrupted.
 """
 
 import os
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from experiments.one_job import JobFailed
-from seg.errors import UserError
+from seg.errors import UserError, one_line
 
 FAILED = 1
 MISTAKE = 2
 UNTRUSTWORTHY = 3
 NOT_PROMOTED = 4
+NOT_THE_SAME = 4
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 Main = Callable[[Sequence[str] | None], int]
@@ -50,7 +52,7 @@ def run(main: Main) -> NoReturn:
     try:
         code = main(None)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         code = MISTAKE
     except JobFailed as error:
         print(f"error: {error}", file=sys.stderr)

@@ -17,19 +17,19 @@ from typing import Any
 
 from experiments import datasets, entry
 from experiments.executors.local import LocalExecutor
-from experiments.finish import score_metrics
+from experiments.final_test import score_metrics
 from experiments.models import fetch_model
 from experiments.one_job import evaluate
-from experiments.options import Option, parser
+from experiments.options import AUTO, Option, parser
 from experiments.tracking import Tracker
-from experiments.trained_division import AUTO, trained_division
+from experiments.trained_division import trained_division
 
 SCORED = Option(type=str, default="test", choices=("train", "val", "test"), help="images to score")
 
 
 def build_parser() -> argparse.ArgumentParser:
     names = ["dataset_split" if name == "split" else name for name in datasets.OPTIONS]
-    return parser("evaluate", __doc__, [*names, "model", "split", "threshold"], split=SCORED)
+    return parser("evaluate", __doc__, [*names, "model", "split", "threshold", "tta"], split=SCORED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             division = datasets.given_division(values, values.dataset_split)
         manifest = datasets.prepare(values, model.image_size, division)
-        asked = {"model": values.model, "split": values.split, "threshold": values.threshold or "tuned"}
+        tta = model.tta if values.tta == AUTO else values.tta
+        asked = {"model": values.model, "split": values.split, "threshold": values.threshold or "tuned", "tta": tta}
         run_id = tracker.start_run(f"evaluate {values.split}", asked, manifest, adopt=launch.run_id)
         with tracker.ending(run_id):
             folder = Path(values.workspace).absolute() / "runs" / run_id  # stays: an error names the log in it
-            threshold = values.threshold or model.threshold
-            found = evaluate(executor, folder, model.file, manifest, values.split, threshold)
+            # A threshold holds for the augmentation that it was tuned with.
+            threshold = values.threshold or (model.threshold if tta == model.tta else None)
+            found = evaluate(executor, folder, model.file, manifest, values.split, threshold, tta)
             tracker.log_metrics(run_id, score_metrics(found, values.split))
             tracker.log_folder(run_id, folder)
     print(table(found, values.split))

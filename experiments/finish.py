@@ -1,7 +1,6 @@
 """After a study: score its winner on the test split once, register it, and make it champion if it passes the gate."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,17 @@ from typing import Any
 import cv2
 
 from experiments.executors.base import Executor
-from experiments.image_scores import FINAL, SPLIT, ImageScores, read_scores, scores_on
-from experiments.one_job import evaluate
+from experiments.final_test import score_on_test
+from experiments.image_scores import SPLIT, ImageScores, read_scores, scores_on
 from experiments.progress import describe
 from experiments.promotion import Decision, contend
 from experiments.registry import ModelInfo, Registry
 from experiments.search import SearchSpace
 from experiments.storage import TrialRow
 from experiments.study_result import StudyResult, final_folder
-from experiments.tasks import EVALUATION_FORMAT
 from experiments.tracking import Tracker
 from seg.data.appearance import measure_training_images
 from seg.data.manifest import Manifest
-from seg.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +63,8 @@ def finish(
     assert best.config is not None
     assert best.run_id is not None
     model = result.folder(best) / "model.keras"
-    if not model.is_file():
-        raise UserError(f"{model} must be there to be registered, and is gone; use another study name.")
     folder = final_folder(model.parent)
-    evaluation = _evaluate_once(executor, folder, model, manifest)
-    metrics = score_metrics(evaluation, SPLIT)
-    for run_id in (best.run_id, result.run_id):
-        tracker.log_metrics(run_id, metrics)
-        tracker.log_folder(run_id, folder, FINAL)
+    evaluation = score_on_test(result, best, manifest, tracker, executor, values.storage, values.tta)
     version = _register(best, model, evaluation, manifest, tracker, values.model_name)
     decision = _decide(version, folder, tracker, executor, values)
     tracker.log_tags(result.run_id, {"best_trial": best.number, "model": version.uri, "champion": decision.promoted})
@@ -86,30 +77,6 @@ def finish(
         version=version,
         decision=decision,
     )
-
-
-def score_metrics(evaluation: Mapping[str, Any], split: str) -> dict[str, float]:
-    """The metrics of an evaluation under the names of docs/protocol.md."""
-    metrics = {f"{split}_threshold": float(evaluation["threshold"])}
-    for name, interval in evaluation["scores"].items():
-        metric = f"{split}_{name}"
-        if metric == "val_dice":
-            metric = "val_dice_tuned"  # the bare name is the score of training, at threshold 0.5
-        metrics[metric] = interval["mean"]
-        metrics[f"{metric}_low"] = interval["low"]
-        metrics[f"{metric}_high"] = interval["high"]
-    return metrics | {f"{split}_baseline_{name}": score for name, score in evaluation["baselines"].items()}
-
-
-def _evaluate_once(executor: Executor, folder: Path, model: Path, manifest: Manifest) -> dict[str, Any]:
-    """The test split is used once for a winner: a study that goes on and keeps its winner keeps its scores."""
-    try:
-        known = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    if known.get("format") == EVALUATION_FORMAT and known["split_key"] == manifest.splits[SPLIT].key:
-        return dict(known)
-    return evaluate(executor, folder, model, manifest, SPLIT, None)
 
 
 def _register(
@@ -127,6 +94,8 @@ def _register(
         test_key=manifest.splits[SPLIT].key,
         example=cv2.imencode(".png", image)[1].tobytes(),
         training_images=measure_training_images(manifest),
+        exif=manifest.settings["exif"],
+        tta=evaluation["tta"],
     )
 
 

@@ -106,5 +106,5 @@ def scores_on(
             f"version {version.version} has no scores on the test images {test_key} and must be scored on them, and "
             f"data '{values.data}' has the test images {found}; give the data and the split of the other version."
         )
-    evaluate(executor, place, model.file, manifest, SPLIT, model.threshold)
+    evaluate(executor, place, model.file, manifest, SPLIT, model.threshold, model.tta)
     return read_scores(place)

@@ -10,21 +10,30 @@ Run the same command again and it goes on where it stopped.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments import audit, datasets, entry, presets
 from experiments.card.publish import publish_card
 from experiments.finish import Finished, finish
-from experiments.options import FIELDS, parser
+from experiments.options import FIELDS, OPTIONS, parser
 from experiments.registry import check_name
 from experiments.report import note_origin, publish_page
 from experiments.storage import hold_command
 from experiments.study import LISTS, STUDY_OPTIONS, conduct, local_executor, search_space
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
+from seg.symmetries import TTA
 
 OVERRIDES = {
     **LISTS,
+    "tta": replace(
+        OPTIONS["tta"],
+        default="none",
+        choices=tuple(TTA),
+        help="test-time augmentation of the final evaluation, which the registered model keeps: none; flips, the mean "
+        "of an image and its three mirror images; square, of these and their quarter turns, in eight times the time",
+    ),
     "image_size": presets.option("image_size"),
     "augmentation": presets.option("augmentation", str),
     "filters": presets.option("filters", str),
@@ -33,7 +42,7 @@ OVERRIDES = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "model_name", *FIELDS]
+    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "model_name", *FIELDS, "tta"]
     return parser("main", __doc__, names, **OVERRIDES)
 
 

@@ -15,8 +15,19 @@ class JobFailed(Exception):
     """A job that the command cannot do without failed; the message says why and where its log is."""
 
 
-def run_job(executor: Executor, job: Job, on_epoch: Callable[[EpochReport], None] | None = None) -> dict[str, Any]:
+def run_job(
+    executor: Executor,
+    job: Job,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    last_epoch: int | None = None,
+) -> dict[str, Any]:
     """Runs a job and returns its result.
+
+    Args:
+        executor: where it runs.
+        job: what to do.
+        on_epoch: hears of each epoch of training.
+        last_epoch: after which training is told to stop, as a pruned trial was; None: when it ends by itself.
 
     Raises:
         UserError: if the task found that the request was wrong.
@@ -29,11 +40,17 @@ def run_job(executor: Executor, job: Job, on_epoch: Callable[[EpochReport], None
                 return _result(event)
             if on_epoch is not None:
                 on_epoch(event.report)
-            executor.answer(event.job, go_on=True)
+            executor.answer(event.job, go_on=event.report.epoch != last_epoch)
 
 
 def evaluate(
-    executor: Executor, folder: Path, model: Path, manifest: Manifest, split: str, threshold: float | None
+    executor: Executor,
+    folder: Path,
+    model: Path,
+    manifest: Manifest,
+    split: str,
+    threshold: float | None,
+    tta: str = "none",
 ) -> dict[str, Any]:
     """Scores a model on a split; see `experiments.tasks`. `threshold` None: tuned on the validation split."""
     arguments = {
@@ -41,6 +58,7 @@ def evaluate(
         "dataset": str(manifest.folder.absolute()),
         "split": split,
         "threshold": threshold,
+        "tta": tta,
     }
     job = Job(name=f"evaluation on {split}", task="evaluate", folder=str(folder.absolute()), arguments=arguments)
     return run_job(executor, job)

@@ -8,10 +8,13 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from seg.config import TrainConfig
+from seg.errors import UserError
 
+AUTO = "auto"  # the value of options that follow the model
 PRESET = "preset"  # the default of options whose value the preset decides
 
 
@@ -131,6 +134,16 @@ _RUNNER = {
         default=0,
         help="trials that the study shall have in total, earlier calls included; 0: each arm of the grid once",
     ),
+    "arms": Option(
+        type=str,
+        default="",
+        help="further options to compare, such as 'depth=3,4;augmentation=none,full': every combination is an arm",
+    ),
+    "seeds": Option(
+        type=int,
+        default=3,
+        help="trainings of every arm, each with another seed, the same ones for all; from `seed` on",
+    ),
     "study": Option(type=str, default="unet", help="name of the study; the same name goes on where it stopped"),
     "slots": Option(type=int, default=1, help="trials at the same time, each on its share of the GPUs"),
     "storage": Option(type=str, default="sqlite:///optuna.db", help="URL of Optuna's database"),
@@ -147,6 +160,11 @@ _RUNNER = {
         type=str,
         default="models:/seg-unet@champion",
         help="a registered model (models:/NAME@ALIAS, models:/NAME/VERSION) or the id of a run",
+    ),
+    "run": Option(
+        type=str,
+        default="",
+        help="id of the MLflow run to train again: of train, of a trial, or of a study, which means its best trial",
     ),
     "dataset_split": Option(
         type=str,
@@ -184,10 +202,10 @@ _RUNNER = {
     "output": Option(type=str, default="predictions", help="folder for masks, overlays and COCO results"),
     "tta": Option(
         type=str,
-        default="none",
-        choices=("none", "flips"),
-        help="test-time augmentation: none; or flips, the mean of an image and its three mirror images, in four times "
-        "the time",
+        default="auto",
+        choices=("auto", "none", "flips", "square"),
+        help="test-time augmentation: none; flips, the mean of an image and its three mirror images; square, of these "
+        "and their quarter turns, in eight times the time; auto: as the model was scored",
     ),
     "segmentation": Option(
         type=str,
@@ -274,6 +292,14 @@ def parser(verb: str, description: str, names: Sequence[str], **overrides: Optio
 
 
 def train_config(values: argparse.Namespace, **changes: Any) -> TrainConfig:
-    """The configuration that the parsed options describe; `changes` replace some of them."""
+    """The configuration that the parsed options describe; `changes` replace some of them.
+
+    Raises:
+        UserError: if there is none such, or a file that it names is missing.
+    """
     given = {name: getattr(values, name) for name in FIELDS if hasattr(values, name)}
-    return TrainConfig(**given | changes)
+    config = TrainConfig(**given | changes)
+    weights = config.encoder_weights
+    if weights not in ("none", "imagenet") and not Path(weights).is_file():
+        raise UserError(f"encoder_weights must be a file that is there, got '{weights}'; give its absolute path.")
+    return config

@@ -20,7 +20,8 @@ from seg.training.result import EpochReport
 
 # Okabe and Ito's colours (2008), told apart with every common form of colour blindness.
 _BLUE, _VERMILION, _GREEN, _ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-_LOSS_COLOURS = dict(zip(LOSSES, (_BLUE, _VERMILION, _GREEN), strict=True))
+_PURPLE, _SKY = "#CC79A7", "#56B4E9"
+_LOSS_COLOURS = dict(zip(LOSSES, (_BLUE, _VERMILION, _GREEN, _PURPLE, _SKY), strict=True))
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))  # by width, narrow to wide
 _INK, _PALE_INK, _LINE = "#22272E", "#616A75", "#E3E7EB"
 _FEWEST_FOR_IMPORTANCE = 4  # finished trials

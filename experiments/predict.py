@@ -20,7 +20,7 @@ from experiments import entry
 from experiments.batch_prediction import PredictedFile, PredictionSettings, hash_model, open_output, predict_files
 from experiments.coco_results import image_ids, remove_results, write_results
 from experiments.models import fetch_model
-from experiments.options import parser
+from experiments.options import AUTO, parser
 from experiments.tracking import Tracker
 from seg.errors import UserError
 from seg.inference import Predictor
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = PredictionSettings(
             model=hash_model(model.file),
             threshold=predictor.threshold if values.threshold is None else values.threshold,
-            tta=values.tta,
+            tta=predictor.tta if values.tta == AUTO else values.tta,
             segmentation=values.segmentation,
         )
     return predict_folder(predictor, paths, output, settings)

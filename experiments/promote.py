@@ -6,10 +6,12 @@
 
 It is promoted if the paired 95 % interval of the difference in Dice excludes a loss over `margin` (docs/protocol.md).
 Otherwise one line says why not, and the exit code is 4. `force=yes` promotes it all the same, and that is recorded on
-the version. Where one of the two has no scores on the challenger's test images, it is scored on those of `data`.
+the version. One that was rolled back is promoted again only where `model` names it, or by `force`. Where one of the two
+has no scores on the challenger's test images, it is scored on those of `data`.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from experiments.tracking import Tracker
 from seg.errors import UserError
 
 NEWEST = "newest"
+_RUN = re.compile(r"[\w-]+")  # what MLflow takes for an id; a quote would end the search's own
 CHALLENGER = replace(
     OPTIONS["model"],
     default=NEWEST,
@@ -63,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 folder=Path(values.workspace).absolute() / "promotions",
             )
 
-        decision = contend(registry, challenger, scores_of, values.margin, values.force == "yes")
+        decision = contend(
+            registry, challenger, scores_of, values.margin, values.force == "yes", named=values.model != NEWEST
+        )
     print(f"{challenger.name} version {challenger.version}: {decision.reason}")
     return 0 if decision.promoted else entry.NOT_PROMOTED
 
@@ -78,7 +83,7 @@ def find_challenger(registry: Registry, name: str, model: str) -> ModelInfo:
         return registry.newest(name)
     if model.startswith("models:/"):
         return registry.find(model)
-    version = registry.of_run(name, model)
+    version = registry.of_run(name, model) if _RUN.fullmatch(model) else None
     if version is None:
         raise UserError(
             f"model must be newest, models:/NAME/VERSION or a run whose model is a version of {name}, got '{model}'; "

@@ -20,6 +20,10 @@ from seg.errors import UserError
 from seg.statistics import Interval, bootstrap_mean
 
 MARGIN = 0.01  # of Dice at the images' own size
+FEWEST = 8
+"""Test images, or groups of them, without which nothing is promoted over a champion: an interval of fewer draws is too
+narrow to be believed."""
+ROLLED_BACK = "rolled_back"  # tag of a version: when, by whom, to which version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,8 @@ def decide(challenger: ImageScores, champion: ImageScores, margin: float = MARGI
             f"{len(theirs)} of key {champion.test_key}; score both on the same data."
         )
     difference = bootstrap_mean(np.subtract(ours, theirs), groups=challenger.groups)
-    passed = difference.low > -margin
+    units = len(set(challenger.groups)) if challenger.groups else len(ours)
+    passed = units >= FEWEST and difference.low > -margin
     drawn = f"{len(ours)} test images"
     if challenger.groups:
         drawn += f" in {len(set(challenger.groups))} groups"
@@ -66,8 +71,11 @@ def decide(challenger: ImageScores, champion: ImageScores, margin: float = MARGI
         f"test Dice {np.mean(ours):.4f} against {np.mean(theirs):.4f}, difference {difference.mean:+.4f} "
         f"(95 %: {difference.low:+.4f} to {difference.high:+.4f}, {drawn})"
     )
-    verdict = "excludes" if passed else "does not exclude"
-    return Decision(promoted=passed, reason=f"{numbers}, which {verdict} a loss over {margin:g}", difference=difference)
+    if units < FEWEST:
+        verdict = f"which are too few to exclude a loss: at least {FEWEST} are needed"
+    else:
+        verdict = f"which {'excludes' if passed else 'does not exclude'} a loss over {margin:g}"
+    return Decision(promoted=passed, reason=f"{numbers}, {verdict}", difference=difference)
 
 
 def contend(
@@ -76,13 +84,17 @@ def contend(
     scores_of: Callable[[ModelInfo], ImageScores],
     margin: float = MARGIN,
     force: bool = False,
+    named: bool = False,
 ) -> Decision:
     """Decides between a version and the champion, moves the alias, and records both on the version.
+
+    A version that was rolled back stays so: a person has said more of it than its scores can.
 
     Args:
         challenger: the version that would be champion.
         scores_of: a version's scores, on the challenger's test images; asked only where two are compared.
         force: move the alias whatever the comparison says; it is made and recorded all the same.
+        named: a person means this very version, so that one that was rolled back is compared again.
 
     Raises:
         UserError: if the champion changed meanwhile; and what `scores_of` raises.
@@ -90,7 +102,13 @@ def contend(
     champion = registry.champion(challenger.name)
     if champion is not None and champion.version == challenger.version:
         return Decision(promoted=True, reason="the champion already")
-    if champion is None:
+    taken_back = registry.tags(challenger).get(ROLLED_BACK, "")
+    if taken_back and not named:
+        decision = Decision(
+            promoted=False,
+            reason=f"it was rolled back ({taken_back}); promote it by --model {challenger.uri}, or with --force yes",
+        )
+    elif champion is None:
         decision = Decision(promoted=True, reason="the first champion")
     elif champion.dice is None:  # not registered by this project: it may be no model that we can score
         kept = f"version {champion.version} stays champion: it has no scores of this project"
@@ -104,6 +122,8 @@ def contend(
         decision = replace(decision, promoted=True, forced=True, reason=f"forced, although {decision.reason}")
     if decision.promoted:
         registry.make_champion(challenger, champion, _history(registry, champion, challenger))
+        if taken_back:
+            registry.forget(challenger, ROLLED_BACK)
     registry.note(challenger, _record(decision))
     return decision
 
@@ -130,7 +150,7 @@ def roll_back(registry: Registry, name: str) -> tuple[ModelInfo, ModelInfo]:
         )
     before = registry.find(f"models:/{name}/{past[-1]}")
     registry.make_champion(before, champion, past)
-    registry.note(champion, {"rolled_back": f"{_now()} by {_user()}, to version {before.version}"})
+    registry.note(champion, {ROLLED_BACK: f"{_now()} by {_user()}, to version {before.version}"})
     return champion, before
 
 

@@ -63,8 +63,9 @@ class SegmentationModel(PythonModel):
                 column `image` whose cells are encoded files (bytes of a JPEG, PNG, BMP or TIFF; base64 or a `data:`
                 URL), or uint8 arrays (height, width[, channels]), also as nested lists. Never a path: whoever may
                 ask for a mask may not read this machine's files.
-            params: `threshold`: probability from which on a pixel is foreground. `tta`: `none`, or `flips` for the
-                mean of four mirror images. `output`: `mask`, `rle`, `polygon` or `probability`.
+            params: `threshold`: probability from which on a pixel is foreground. `tta`: `none`, `flips` for the mean of
+                four mirror images, or `square` for that of eight symmetries. `output`: `mask`, `rle`, `polygon` or
+                `probability`.
 
         Returns:
             One row for each image, in order, with the columns
@@ -84,7 +85,7 @@ class SegmentationModel(PythonModel):
         readable = (image for image in images if not isinstance(image, UserError))
         try:
             column, encode = _output(params.get("output", "mask"))
-            found = self.predictor.predict_many(readable, params.get("threshold"), params.get("tta", "none"))
+            found = self.predictor.predict_many(readable, params.get("threshold"), params.get("tta"))
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         columns = (column, "height", "width", "area", "confidence", "unlike", "error")
@@ -117,6 +118,8 @@ def _decode(cell: Any) -> bytes | np.ndarray | UserError:
         return cell if isinstance(cell, bytes) else error  # of bytes, the decoder says what is wrong
     if isinstance(cell, (bytes, np.ndarray)):
         return cell
+    if pd.api.types.is_scalar(cell) and pd.isna(cell):  # None, and what pandas makes of it beside texts
+        return UserError("the image's value is missing; send the bytes of a file.")
     return UserError(f"an image must be the bytes of a file, or base64 of them, got {type(cell).__name__}; encode it.")
 
 

@@ -23,6 +23,7 @@ CHAMPION = "champion"
 GATE = "dice_own_size"  # the score that decides between two models
 _HISTORY = "champions"  # tag of a registered model
 _LONGEST_TAG, _LONGEST_DESCRIPTION = 5000, 5000  # what MLflow's database holds
+_LONGEST_NUMBER = 10  # digits of a version's
 _SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -82,7 +83,8 @@ class Registry:
             if at:
                 return _info(self._client.get_model_version_by_alias(name, alias))
             name, _, number = name.partition("/")
-            return _info(self._client.get_model_version(name, number))
+            # A number that a database cannot hold is an error of another kind, and no version has one.
+            return _info(self._client.get_model_version(name, number if len(number) < _LONGEST_NUMBER else "0"))
         except MlflowException as error:
             if error.error_code not in _SETTLED_ERRORS:
                 raise
@@ -177,6 +179,14 @@ class Registry:
         for tag, value in tags.items():
             self._client.set_model_version_tag(model.name, model.version, tag, value[:_LONGEST_TAG])
 
+    def tags(self, model: ModelInfo) -> dict[str, str]:
+        """The tags of a version, as they are now."""
+        return dict(self._client.get_model_version(model.name, model.version).tags)
+
+    def forget(self, model: ModelInfo, tag: str) -> None:
+        """Removes a tag of a version."""
+        self._client.delete_model_version_tag(model.name, model.version, tag)
+
     def describe(self, model: ModelInfo, markdown: str) -> None:
         """Sets the description of a version, which MLflow's page shows."""
         self._client.update_model_version(model.name, model.version, markdown[:_LONGEST_DESCRIPTION])
@@ -193,6 +203,8 @@ class Registry:
         test_key: str,
         example: bytes,
         training_images: Appearance,
+        exif: str = "ignore",
+        tta: str = "none",
     ) -> ModelInfo:
         """Makes a run's model a version of `name`; `experiments.promotion` decides which version is champion.
 
@@ -208,12 +220,15 @@ class Registry:
             test_key: key of the split that the scores are of.
             example: an encoded image, the model's input example.
             training_images: what they look like; the model says when it is given something else.
+            exif: whether they were turned as EXIF data asks, as `Predictor` has it.
+            tta: test-time augmentation that the threshold and the scores are of; becomes the parameter's default.
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
             "threshold": repr(threshold),
             "dataset_key": dataset_key,
             "test_key": test_key,
+            "tta": tta,
             "run": run_id,
         }
         found = self.of_run(name, run_id)
@@ -221,7 +236,7 @@ class Registry:
             self.note(found, tags)
             number = found.version
         else:
-            settings = {"threshold": threshold, "training_images": training_images.to_json()}
+            settings = {"threshold": threshold, "tta": tta, "exif": exif, "training_images": training_images.to_json()}
             number = self._create_version(run_id, model_file, name, tags, settings, example)
         return _info(self._client.get_model_version(name, number))
 
@@ -294,7 +309,8 @@ The column `image` takes the bytes of JPEG, PNG, BMP and TIFF files, or base64 o
 the mask (a PNG of 0 and 255), `height`, `width`, `area` in pixels, `confidence`, `unlike` (why the image is unlike the
 training images) and `error` (why it cannot be read; the other rows are not touched).
 
-`params={...}`: `threshold` (default: tuned on validation images), `tta` (`none`; `flips` averages four mirror images),
+`params={...}`: `threshold` (default: tuned on validation images), `tta` (default: as
+it was scored; `none`, `flips`: the mean of four mirror images, `square`: of these and their quarter turns),
 `output` (`mask`; `rle` and `polygon`: COCO's as JSON text in `segmentation`; `probability`: a 16-bit PNG in
 `probability_png`).
 """

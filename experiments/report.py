@@ -2,8 +2,9 @@
 
     python -m experiments.report --study unet
 
-main and study log the same page to the study's own run when they end. It is made from the storage and the workspace;
-what these no longer hold, the page names. It goes to report.html in the output folder and to the study's run.
+main, study and compare log the same page to the study's own run when they end. It is made from the storage and the
+workspace; what these no longer hold, the page names. It goes to report.html in the output folder and to the study's
+run, and what its arms say of each other to comparison.json beside it.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments import entry
+from experiments.arms_json import as_json, comparison_metrics
 from experiments.code_version import git_commit
 from experiments.options import OPTIONS, parser
 from experiments.storage import read_study
@@ -24,7 +26,12 @@ from seg.errors import UserError
 from seg.page import write_whole
 
 PAGE = "report.html"
-OUTPUT = replace(OPTIONS["output"], default="report", help="folder for report.html and the audit that it links to")
+COMPARISON = "comparison.json"
+OUTPUT = replace(
+    OPTIONS["output"],
+    default="report",
+    help="folder for report.html, comparison.json and the audit that the page links to",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,11 +53,17 @@ def note_origin(
     origin.save(origin_file(Path(values.workspace), values.study, run_id))
 
 
-def publish_page(study: str, storage: str, workspace: Path, tracker: Tracker) -> None:
-    """Logs the page of a study to its own run."""
+def publish_page(study: str, storage: str, workspace: Path, tracker: Tracker) -> StudyRecord:
+    """Logs the page of a study, and the comparison of its arms, to its own run; returns what they are made of."""
     record = gather(read_study(storage, study), workspace)
-    assert record.study.run_id is not None
-    tracker.log_text(record.study.run_id, _whole(study_page(record)), PAGE)
+    run_id = record.study.run_id
+    assert run_id is not None
+    tracker.log_text(run_id, _whole(study_page(record)), PAGE)
+    tracker.log_text(run_id, as_json(record), COMPARISON)
+    verdict = record.verdict
+    tracker.log_tags(run_id, {"verdict": verdict.headline, "decided": verdict.decided})
+    tracker.log_metrics(run_id, comparison_metrics(record))
+    return record
 
 
 def _whole(text: str) -> str:
@@ -68,12 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"report: {page}")
     if study.run_id is not None:
         tracker.log_text(study.run_id, page.read_text(encoding="utf-8"), PAGE)
+        tracker.log_text(study.run_id, as_json(record), COMPARISON)
         print(f"browse: {tracker.where_to_browse(study.run_id)}")
     return 0
 
 
 def write(record: StudyRecord, output: Path) -> Path:
-    """Writes the page, and the audit that it links to beside it; returns the page's path.
+    """Writes the page and the comparison, and the audit that the page links to beside them; returns the page's path.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -81,6 +95,7 @@ def write(record: StudyRecord, output: Path) -> Path:
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_whole(output / PAGE, study_page(record))
+        write_whole(output / COMPARISON, as_json(record))
         if record.audit is not None:
             shutil.copytree(record.audit_folder, output / "audit", dirs_exist_ok=True)
     except OSError as error:

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,26 @@ from seg.data.manifest import Manifest
 
 DIVISION_TAGS = ("group_pattern", "group_column", "split_seed")  # beside `split`, where it is not the official one
 _DIGEST_LENGTH = 36  # what MLflow's database holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What MLflow holds of a run, as text that anybody may have edited.
+
+    Attributes:
+        run_id: its id.
+        status: MLflow's.
+        params, tags: by name.
+        dataset: name of the dataset that it trained on; empty where it has none.
+        profile: what `dataset_input` wrote about that dataset, JSON; empty where there is none.
+    """
+
+    run_id: str
+    status: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    dataset: str
+    profile: str
 
 
 def as_text(value: Any) -> str:
@@ -43,14 +64,21 @@ def origin_tags() -> dict[str, str]:
 
 
 def dataset_input(manifest: Manifest) -> DatasetInput:
-    """The dataset by name and key. Built by hand: MLflow's own helpers read the data, and digest a part of it."""
-    splits = {name: {"examples": split.examples, "empty": split.empty} for name, split in manifest.splits.items()}
+    """The dataset by name and key, and how it was converted: `reproduce` makes it again from that.
+
+    Built by hand: MLflow's own helpers read the data, and digest a part of it.
+    """
+    splits = {
+        name: {"examples": split.examples, "empty": split.empty, "key": split.key}
+        for name, split in manifest.splits.items()
+    }
+    described = {"image_size": manifest.image_size, "split": manifest.split, "settings": manifest.settings}
     dataset = Dataset(
         name=manifest.name,
         digest=manifest.key[:_DIGEST_LENGTH],
         source_type="local",
         source=json.dumps({"uri": manifest.folder.absolute().as_uri()}),
-        profile=json.dumps({"image_size": manifest.image_size, "split": manifest.split, **splits}),
+        profile=json.dumps(described | splits),
     )
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 

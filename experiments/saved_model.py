@@ -32,6 +32,8 @@ _CODE = (
     "seg/data/masks.py",
     "seg/data/outlines.py",
     "seg/data/segmentation.py",
+    "seg/data/tiff.py",
+    "seg/symmetries.py",
 )
 
 
@@ -42,8 +44,8 @@ def save_model(folder: Path, description: Model, model_file: Path, settings: Map
         folder: empty; the model is made inside it.
         description: what MLflow knows of the model already: its ids.
         model_file: the `.keras` file.
-        settings: what `Predictor.load` reads beside it: `threshold`, which also becomes the default of the parameter
-            of this name, and `training_images`.
+        settings: what `Predictor.load` reads beside it: `threshold` and `tta`, which also become the defaults of the
+            parameters of these names, and `training_images`.
         example: an encoded image, the model's input example.
 
     Returns:
@@ -64,14 +66,14 @@ def save_model(folder: Path, description: Model, model_file: Path, settings: Map
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
         code_paths=[str(folder / "code" / "seg")],
         artifacts={"model": str(artifact)},
-        signature=_signature(settings["threshold"]),
+        signature=_signature(settings["threshold"], settings["tta"]),
         input_example=pd.DataFrame({"image": [example]}),
         pip_requirements=[f"{package}=={installed_version(package)}" for package in _REQUIREMENTS],
     )
     return saved
 
 
-def _signature(threshold: float) -> ModelSignature:
+def _signature(threshold: float, tta: str) -> ModelSignature:
     """What goes in and comes out; see `SegmentationModel.predict`."""
     encoded = {"mask_png": DataType.binary, "segmentation": DataType.string, "probability_png": DataType.binary}
     measured = {
@@ -89,7 +91,7 @@ def _signature(threshold: float) -> ModelSignature:
         params=ParamSchema(
             [
                 ParamSpec("threshold", DataType.double, threshold),
-                ParamSpec("tta", DataType.string, "none"),
+                ParamSpec("tta", DataType.string, tta),
                 ParamSpec("output", DataType.string, "mask"),
             ]
         ),

@@ -1,15 +1,23 @@
-"""The application that `serve` runs: MLflow's own scoring server for a registered model, and `POST /mask` beside it."""
+"""The application that `serve` runs: MLflow's scoring server for a registered model, with `/invocations` of our own.
+
+MLflow's would decode whatever is sent before anybody counts it, and `/mask` is not there.
+"""
 
 import asyncio
+import io
 import sys
 
 import mlflow
+import pandas as pd
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, scoring_server
 
+from experiments.invocations import COLUMN, Invocation, Refused, check_content_type, check_pixels, read_invocation
 from experiments.registry import ModelInfo
+
+_INVOCATIONS = "/invocations"
 
 
 def load_served_model(model: ModelInfo, uri: str) -> PyFuncModel:
@@ -29,15 +37,28 @@ def load_served_model(model: ModelInfo, uri: str) -> PyFuncModel:
 def build_app(model: PyFuncModel) -> FastAPI:
     """MLflow's endpoints (`/invocations`, `/ping`, `/health`, `/version`) and `/mask`."""
     app: FastAPI = scoring_server.init(model)
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") != _INVOCATIONS]
 
     @app.exception_handler(MlflowException)
     async def answer_mistake(request: Request, error: MlflowException) -> JSONResponse:
         return JSONResponse({"message": error.message}, error.get_http_status_code())
 
+    @app.exception_handler(Refused)
+    async def answer_refused(request: Request, refused: Refused) -> JSONResponse:
+        return JSONResponse({"message": refused.message}, refused.status)
+
+    @app.post(_INVOCATIONS)
+    async def invocations(request: Request) -> Response:
+        """Images as JSON; the masks as JSON, in MLflow's form."""
+        check_content_type(request.headers.get("content-type"))
+        answer = await asyncio.to_thread(_answer, model, await request.body())
+        return Response(answer, media_type="application/json")
+
     @app.post("/mask")
-    async def mask(request: Request, threshold: float | None = None, tta: str = "none") -> Response:
+    async def mask(request: Request, threshold: float | None = None, tta: str | None = None) -> Response:
         """An encoded image as the body; its mask as a PNG of the image's own size, 0 and 255."""
-        params = {"tta": tta} | ({} if threshold is None else {"threshold": threshold})
+        asked = {"threshold": threshold, "tta": tta}
+        params = {name: value for name, value in asked.items() if value is not None}
         found = await asyncio.to_thread(model.predict, {"image": [await request.body()]}, params=params)
         row = found.iloc[0]
         if row["error"]:
@@ -46,3 +67,13 @@ def build_app(model: PyFuncModel) -> FastAPI:
         return Response(row["mask_png"], media_type="image/png", headers=headers)
 
     return app
+
+
+def _answer(model: PyFuncModel, body: bytes) -> str:
+    asked: Invocation = read_invocation(body)
+    check_pixels(asked.cells)
+    # Of any other type, pandas would make columns of its own of texts and missing values.
+    frame = pd.DataFrame({COLUMN: pd.Series(asked.cells, dtype=object)})
+    answer = io.StringIO()
+    scoring_server.predictions_to_json(model.predict(frame, params=asked.params), answer)
+    return answer.getvalue()

@@ -1,7 +1,10 @@
 """What a study tries: the arms of a grid with paired seeds, or a space that TPE searches."""
 
+import dataclasses
 import json
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -15,6 +18,17 @@ SAMPLERS = ("grid", "tpe")
 
 WITHOUT_EFFECT = ("cache", "devices")
 """Fields of TrainConfig that say how, and not what, is trained."""
+
+_NO_ARMS = {
+    "loss": "it has an option of its own",
+    "filters": "it has an option of its own",
+    "learning_rate": "it has an option of its own, from whose values each arm takes its best",
+    "image_size": "arms are compared on the same pixels",
+    "epochs": "arms have equal budgets",
+    "seed": "every arm has the same seeds",
+    "cache": "it does not change the model",
+    "devices": "it does not change the model",
+}
 
 
 def parse_losses(text: str) -> tuple[str, ...]:
@@ -39,6 +53,57 @@ def parse_filters(text: str) -> tuple[int, ...]:
     return filters
 
 
+def parse_learning_rates(text: str) -> tuple[float, ...]:
+    """`"1e-3,1e-4"` → `(0.001, 0.0001)`; UserError for what is no positive number, or repeated."""
+    try:
+        rates = tuple(float(word) for word in _parse_list("learning_rate", text))
+    except ValueError:
+        raise UserError(
+            f"learning_rate must be numbers separated by commas, got '{text}'; for example 0.001,0.0003."
+        ) from None
+    if not all(math.isfinite(rate) and rate > 0 for rate in rates):
+        raise UserError(f"learning_rate must be positive numbers, got '{text}'.")
+    if len(set(rates)) < len(rates):
+        raise UserError(f"learning_rate must name each value once, got '{text}'.")
+    return rates
+
+
+def parse_arms(text: str) -> dict[str, tuple[Any, ...]]:
+    """`"depth=3,4;augmentation=none,full"` → `{"depth": (3, 4), "augmentation": ("none", "full")}`; empty: none.
+
+    Raises:
+        UserError: for what names no field of TrainConfig, or one that arms cannot differ in, or no value of its type.
+    """
+    known = {field.name: type(field.default) for field in dataclasses.fields(TrainConfig)}
+    free = [name for name in known if name not in _NO_ARMS]
+    found: dict[str, tuple[Any, ...]] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, separator, values = (word.strip() for word in part.partition("="))
+        if not separator:
+            raise UserError(f"arms must be NAME=VALUE,VALUE;NAME=VALUE,…, got '{part}'; for example depth=3,4.")
+        if name in _NO_ARMS:
+            raise UserError(f"arms must not name {name}: {_NO_ARMS[name]}; choose from {', '.join(free)}.")
+        if name not in known:
+            raise UserError(f"arms must name options of training, got '{name}'; choose from {', '.join(free)}.")
+        if name in found:
+            raise UserError(f"arms must name each option once, got {name} twice.")
+        found[name] = tuple(_value(name, known[name], word) for word in _parse_list(name, values))
+        if len(set(found[name])) < len(found[name]):
+            raise UserError(f"{name} must name each value once, got '{values}'.")
+    return found
+
+
+def _value(name: str, kind: type, word: str) -> Any:
+    if kind is bool:
+        if word not in ("True", "False"):
+            raise UserError(f"{name} must be True or False, got '{word}'.")
+        return word == "True"
+    try:
+        return kind(word)
+    except ValueError:
+        raise UserError(f"{name} must be values of type {kind.__name__}, got '{word}'.") from None
+
+
 def _parse_list(name: str, text: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     if "" in words:
@@ -55,6 +120,8 @@ class SearchSpace:
     Attributes:
         base: every field that is not searched; its `seed` is the first seed.
         losses, filters: the values to compare (grid) or to choose from (tpe).
+        others: values of further fields to compare, by name; of a grid.
+        learning_rates: if there are several, each arm of a grid takes its own from them (`tuning`); else empty.
         sampler: `grid`: the product of losses and filters, each arm with the same budget, never pruned; trial k beyond
             the number of arms repeats the arms with the next seed, so that arms are compared on the same seeds.
             `tpe`: searches loss, filters, learning_rate (a tenth to ten times the base's), depth (the base's, one less
@@ -68,6 +135,8 @@ class SearchSpace:
     losses: tuple[str, ...]
     filters: tuple[int, ...]
     sampler: str = "grid"
+    others: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    learning_rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -75,8 +144,16 @@ class SearchSpace:
         self.arms()
 
     def arms(self) -> list[TrainConfig]:
-        """The product of losses and filters, with the first seed."""
-        return [replace(self.base, loss=loss, filters=filters) for loss, filters in product(self.losses, self.filters)]
+        """The product of all values, with the first seed and the base's learning rate."""
+        lists = self._lists()
+        return [replace(self.base, **dict(zip(lists, values, strict=True))) for values in product(*lists.values())]
+
+    def tuning(self) -> list[TrainConfig]:
+        """Every arm with every learning rate, with the first seed; empty where arms need not choose."""
+        return [replace(arm, learning_rate=rate) for arm in self.arms() for rate in self.learning_rates]
+
+    def _lists(self) -> dict[str, tuple[Any, ...]]:
+        return {"loss": self.losses, "filters": self.filters} | dict(self.others)
 
     def grid(self, trials: int) -> list[TrainConfig]:
         """The grid's first `trials` configurations: all arms with the first seed, then all with the next, …"""
@@ -84,16 +161,24 @@ class SearchSpace:
         return [replace(arms[k % len(arms)], seed=self.base.seed + k // len(arms)) for k in range(trials)]
 
     def depths(self) -> tuple[int, int]:
-        """The shallowest and the deepest U-Net that TPE may choose; each halving must leave whole pixels."""
-        deepest = self.base.depth
-        if self.base.image_size % 2 ** (deepest + 1) == 0 and deepest < 10:
-            deepest += 1
-        return max(1, self.base.depth - 1), deepest
+        """The shallowest and the deepest network that TPE may choose: the base's depth, or one off where that fits."""
+        return self._depth_or(-1), self._depth_or(+1)
+
+    def _depth_or(self, change: int) -> int:
+        try:
+            return replace(self.base, depth=self.base.depth + change).depth
+        except UserError:
+            return self.base.depth
 
     def as_dict(self) -> dict[str, Any]:
         """What must stay the same for a study's trials to be comparable."""
         fixed = {name: value for name, value in self.base.as_dict().items() if name not in WITHOUT_EFFECT}
-        return fixed | {"loss": list(self.losses), "filters": list(self.filters)}
+        rates = {"learning_rate": list(self.learning_rates)} if self.learning_rates else {}
+        return fixed | {name: list(values) for name, values in self._lists().items()} | rates
+
+    def searched(self) -> dict[str, tuple[Any, ...]]:
+        """The values of the fields that a grid's trials may differ in, the seed left out, by name."""
+        return self._lists() | ({"learning_rate": self.learning_rates} if self.learning_rates else {})
 
 
 def fingerprint(config: TrainConfig) -> str:
@@ -117,8 +202,8 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> TrainConfig:
 
 def place(trial: optuna.Trial, space: SearchSpace, arm: TrainConfig) -> TrainConfig:
     """Records a grid's arm as the parameters of this trial, whose study samples with `ArmSampler`."""
-    trial.suggest_categorical("loss", space.losses)
-    trial.suggest_categorical("filters", space.filters)
+    for name, values in space.searched().items():
+        trial.suggest_categorical(name, values)
     return arm
 
 

@@ -21,6 +21,8 @@ from seg.errors import UserError
 from seg.start import start_tensorflow
 
 _SECONDS_TO_END = 10  # for the requests that are being answered
+_CONNECTIONS = 512  # beyond them, 503; a process may open 1024 files on most machines
+_BODIES = 8  # of the largest that may lie in memory together
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,6 +57,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def warn_if_open(host: str) -> None:
+    """Says on stderr that others can reach the address, where they can."""
+    if not is_loopback(host):
+        print(
+            f"warning: {host} can be reached from other machines, and there is no authentication: "
+            "whoever reaches it may use the model.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def serve(model: ModelInfo, uri: str, listening: socket.socket, max_body: int) -> None:
     """Answers requests until SIGINT or SIGTERM.
 
@@ -67,11 +80,19 @@ def serve(model: ModelInfo, uri: str, listening: socket.socket, max_body: int) -
     start_tensorflow()
     import uvicorn
 
-    from experiments.http_guard import Guard
+    from experiments.http_connections import ImpatientProtocol
+    from experiments.http_guard import Guard, GuardLimits
     from experiments.scoring import build_app, load_served_model
 
-    app = Guard(build_app(load_served_model(model, uri)), max_body)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SECONDS_TO_END)
+    limits = GuardLimits(max_body=max_body, held=_BODIES * max_body)
+    config = uvicorn.Config(
+        Guard(build_app(load_served_model(model, uri)), limits),
+        http=ImpatientProtocol,
+        ws="none",
+        log_level="warning",
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"serving {model.uri} on {address} (POST /mask and /invocations); Ctrl-C ends it", flush=True)
@@ -85,12 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"max_upload must be above 0, got {values.max_upload}; use 32.")
     launch = entry.read_launch()
     with listen(values.host, values.port) as listening:
-        if not is_loopback(values.host):
-            print(
-                f"warning: {values.host} can be reached from other machines, and there is no authentication: "
-                "whoever reaches it may use the model.",
-                file=sys.stderr,
-            )
+        warn_if_open(values.host)
         tracker = Tracker(launch.tracking_uri, None)
         model = Registry(tracker.uri).find(values.model)
         serve(model, tracker.uri, listening, values.max_upload * 2**20)

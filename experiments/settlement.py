@@ -92,7 +92,7 @@ class Settlement:
 
     def settle(self, running: Running, ended: JobEnded) -> bool:
         """Decides a trial's fate once its job ended; returns whether it waits for another attempt."""
-        if ended.died or running.timed_out:
+        if ended.died or (running.timed_out and ended.state != "finished"):
             limit = f"took longer than trial_timeout, {self._limits.trial_timeout:g} s"
             return self._try_again(running, limit if running.timed_out else ended.reason, ended.traceback)
         if ended.state == "cancelled":

@@ -93,7 +93,8 @@ class SplitPredictions:
             raise UserError(
                 f"{path} must be there, and is not; its trial was pruned or is of an older version."
             ) from None
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError) as error:
+            # RuntimeError: a damaged entry may ask for a password, or for another version of ZIP
             raise UserError(f"{path} must be readable, got: {error}; delete it.") from None
         shape = (len(found.dice), -(-(found.image_size**2) // 8)) if found.dice.ndim == 1 else None
         if found.packed.shape != shape or found.packed.dtype != np.uint8:

@@ -4,7 +4,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,21 @@ class StudyIdentity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TestUse:
+    """One use of the test split by a study.
+
+    Attributes:
+        trial: number of the trial that was scored.
+        at: when that began, in UTC, as ISO 8601 has it.
+    """
+
+    __test__ = False  # no test, whatever pytest thinks of its name
+
+    trial: int
+    at: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialRow:
     """A trial as the storage knows it.
 
@@ -93,6 +109,7 @@ class StoredStudy:
         settings: the options that all its trials share; `loss` and `filters` are lists.
         run_id: of its MLflow run; None if it never got one.
         rows: every trial, by number.
+        test_uses: when the test split was used, for which trials; the earliest first.
     """
 
     study: str
@@ -103,6 +120,7 @@ class StoredStudy:
     settings: dict[str, Any]
     run_id: str | None
     rows: tuple[TrialRow, ...]
+    test_uses: tuple[TestUse, ...] = ()
 
 
 class StudyStore:
@@ -233,9 +251,28 @@ def read_study(url: str, study: str) -> StoredStudy:
             settings=stored["space"],
             run_id=stored.get("run_id"),
             rows=tuple(_row(trial) for trial in found.get_trials(deepcopy=False)),
+            test_uses=tuple(TestUse(**use) for use in stored.get("test_uses", [])),
         )
     finally:
         storage.engine.dispose()
+
+
+def note_test_use(url: str, study: str, trial: int) -> None:
+    """Notes that the test split is used for a trial, now; nothing if it was used for this trial before.
+
+    Raises:
+        UserError: as `read_study`, or if another driver holds the study.
+    """
+    parsed = parse_url(url)
+    with ExitStack() as held:
+        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, study)))
+        before = read_study(url, study).test_uses
+        if trial not in [use.trial for use in before]:
+            use = TestUse(trial=trial, at=datetime.now(UTC).isoformat(timespec="seconds"))
+            storage = connect(parsed)
+            held.callback(storage.engine.dispose)
+            uses = [asdict(each) for each in (*before, use)]
+            optuna.load_study(storage=storage, study_name=study).set_user_attr("test_uses", uses)
 
 
 @contextmanager
@@ -329,7 +366,8 @@ def _check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
             f"({stored['dataset_key'][:12]}), and not to '{identity.dataset_name}' ({identity.dataset_key[:12]}); "
             "use another study name."
         )
-    before = stored["space"] | {"split": stored["split"], "sampler": stored["sampler"]}
+    # A study from before a field was there was trained with the field's default.
+    before = TrainConfig().as_dict() | stored["space"] | {"split": stored["split"], "sampler": stored["sampler"]}
     now = identity.space.as_dict() | {"split": identity.split, "sampler": identity.space.sampler}
     for name in now:
         if before.get(name) != now[name]:

@@ -26,6 +26,7 @@ from experiments.storage import hold_command
 from experiments.study_report import publish_study
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
+from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 
@@ -33,7 +34,10 @@ TPE_TRIALS = 20
 LISTS: dict[str, Option] = {
     "loss": replace(OPTIONS["loss"], default="bce,dice", choices=None, help="losses to compare, with commas"),
     "filters": replace(
-        OPTIONS["filters"], type=str, default="16,32", help="widths of the U-Net's first level to compare, with commas"
+        OPTIONS["filters"],
+        type=str,
+        default="16,32",
+        help="widths of the network's first level to compare, with commas",
     ),
 }
 STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage", "retries", "trial_timeout")
@@ -72,13 +76,19 @@ def conduct(
     tracker: Tracker,
     executor: Executor,
     adopt: str | None,
+    configs: Sequence[TrainConfig] | None = None,
 ) -> StudyResult:
-    """Runs the study that the options describe; its MLflow run stays open. Raises what `run_study` raises."""
-    datasets.check_batch(manifest, space.base)
+    """Runs the study that the options describe, or a grid of these configurations; its MLflow run stays open.
+
+    Raises what `run_study` raises.
+    """
+    for arm in space.arms():
+        datasets.check_batch(manifest, arm)
+    trials = len(configs) if configs is not None else values.trials
     return run_study(
         study=values.study,
         space=space,
-        trials=values.trials or (len(space.arms()) if space.sampler == "grid" else TPE_TRIALS),
+        trials=trials or (len(space.arms()) if space.sampler == "grid" else TPE_TRIALS),
         manifest=manifest,
         workspace=Path(values.workspace),
         storage=values.storage,
@@ -87,6 +97,7 @@ def conduct(
         progress=Progress(),
         limits=Limits(retries=values.retries, trial_timeout=values.trial_timeout),
         adopt=adopt,
+        configs=configs,
     )
 
 

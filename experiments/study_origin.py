@@ -7,14 +7,12 @@ import platform
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from experiments import storage_connection, tracking_uri
+from experiments.environment import installed_versions
 from seg.errors import UserError
 from seg.page import write_whole
-
-_PACKAGES = ("tensorflow", "keras", "mlflow", "optuna", "pycocotools", "opencv-python-headless", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +21,7 @@ class StudyOrigin:
 
     Attributes:
         command: the line that makes it again, quoted for a shell; passwords are left out.
-        versions: of Python and the packages that decide numbers, by name.
+        versions: of Python and the packages that this project pins, by name.
         git_commit: of the code; empty outside a repository.
         machine: operating system, architecture and number of processors.
     """
@@ -36,12 +34,7 @@ class StudyOrigin:
     @classmethod
     def here(cls, command: str, git_commit: str | None) -> "StudyOrigin":
         """With this process's packages, on this machine."""
-        versions = {"python": platform.python_version()}
-        for package in _PACKAGES:
-            try:
-                versions[package] = version(package)
-            except PackageNotFoundError:  # another build of it, such as OpenCV's own wheel
-                continue
+        versions = {"python": platform.python_version(), **installed_versions()}
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
         return cls(command=command, versions=versions, git_commit=git_commit or "", machine=machine)
 

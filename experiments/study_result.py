@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments import comparison
 from experiments.one_job import JobFailed
 from experiments.storage import TrialRow
 
@@ -44,9 +45,8 @@ class StudyResult:
 
     @property
     def best(self) -> TrialRow | None:
-        """The finished trial with the highest val_dice, the earliest of equals; None if none finished."""
-        finished = [row for row in self.rows if row.state == "finished" and row.val_dice is not None]
-        return max(finished, key=lambda row: (row.val_dice, -row.number), default=None)
+        """The best trial of the best arm (`experiments.comparison.winner`); None if none finished."""
+        return comparison.winner(self.rows)
 
     def winner(self) -> TrialRow:
         """The best trial.

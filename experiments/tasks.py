@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from experiments.environment import ENVIRONMENT, Environment
 from experiments.jobs import Job, epoch_picture
 from experiments.split_predictions import SplitPredictions, predictions_file
 from seg.config import TrainConfig
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 FIXED, BEST, WORST = 4, 3, 3  # panels of each kind
-EVALUATION_FORMAT = 2  # raise it when evaluation.json gets other keys: results of another format are made anew
+RESULT = "result.json"
+EVALUATION_FORMAT = 3  # raise it when evaluation.json gets other keys: results of another format are made anew
 EVALUATION_BATCH = 16  # images at a time; scores do not depend on it
 
 
@@ -39,7 +41,8 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
     Args:
         job: `train` takes the arguments `config` (the fields of a TrainConfig), `dataset` (a converted dataset's
             folder) and, to go on where an attempt before stopped, `checkpoints` (a folder). `evaluate` takes `model`
-            (path of a `.keras` file), `dataset`, `split`, and `threshold`, or None to tune it on the validation split.
+            (path of a `.keras` file), `dataset`, `split`, `tta`, and `threshold`, or None to tune it on the validation
+            split.
         report: hears of each epoch of training; training stops when it returns False.
 
     Returns:
@@ -65,7 +68,8 @@ def train(
     """Trains one model.
 
     Leaves model.keras, model_summary.txt, history.csv, val_predictions.npz (`SplitPredictions`), panels, the panel of
-    one image for each epoch that was the best so far (`epoch_picture`), and what it returns as result.json.
+    one image for each epoch that was the best so far (`epoch_picture`), environment.json (`Environment`), and what it
+    returns as result.json.
     """
     from seg.training.devices import make_strategy
     from seg.training.fit import fit
@@ -82,11 +86,14 @@ def train(
     _write(folder / "model_summary.txt", "\n".join(lines) + "\n")
     _write_table(folder / "history.csv", [field.name for field in fields(EpochReport)], map(astuple, result.history))
     _write_predictions(folder, model, manifest, "val", 0.5, result.batch_size, strategy)
-    _write(folder / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+    _write(folder / ENVIRONMENT, Environment.here(strategy).as_json())
+    _write(folder / RESULT, json.dumps(asdict(result), indent=1) + "\n")
     return asdict(result)
 
 
-def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: float | None) -> dict[str, Any]:
+def evaluate(
+    folder: Path, *, model: str, dataset: str, split: str, threshold: float | None, tta: str = "none"
+) -> dict[str, Any]:
     """Scores a model on a split; leaves evaluation.json, per_image.csv, SPLIT_predictions.npz and panels."""
     from seg.training import evaluation
     from seg.training.devices import effective_batch_size, make_strategy
@@ -106,9 +113,9 @@ def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: f
         )
     curves: dict[str, Sequence[float]] = {}
     if threshold is None:
-        curves["val"] = evaluation.threshold_curve(network, manifest, "val", batch_size, strategy)
+        curves["val"] = evaluation.threshold_curve(network, manifest, "val", batch_size, strategy, tta)
         threshold = best_threshold(curves["val"])
-    found = evaluation.evaluate(network, manifest, split, threshold, batch_size, strategy)
+    found = evaluation.evaluate(network, manifest, split, threshold, batch_size, strategy, tta)
 
     curves[split] = found.threshold_curve
     result = {
@@ -116,6 +123,7 @@ def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: f
         "split": split,
         "split_key": manifest.splits[split].key,
         "threshold": found.threshold,
+        "tta": tta,
         "examples": found.examples,
         "empty": found.empty,
         "scores": {name: asdict(interval) for name, interval in found.scores.items()},
@@ -128,7 +136,7 @@ def evaluate(folder: Path, *, model: str, dataset: str, split: str, threshold: f
     }
     columns = [field.name for field in fields(ImageScore)]
     _write_table(folder / "per_image.csv", columns, map(astuple, found.images))
-    _write_predictions(folder, network, manifest, split, threshold, batch_size, strategy)
+    _write_predictions(folder, network, manifest, split, threshold, batch_size, strategy, tta)
     # Last, and renamed into place: whoever finds it finds the rest too.
     partial = folder / ".partial.evaluation.json"
     _write(partial, json.dumps(result, indent=1) + "\n")
@@ -194,12 +202,13 @@ def _write_predictions(
     threshold: float,
     batch_size: int,
     strategy: "tf.distribute.Strategy",
+    tta: str = "none",
 ) -> None:
     """Leaves the predictions of a split and panels of some of its images, from one pass over it."""
     from seg.training.evaluation import predict_split
 
     records = manifest.records(split)
-    probabilities = predict_split(model, manifest, split, batch_size, strategy)
+    probabilities = predict_split(model, manifest, split, batch_size, strategy, tta)
     predictions = SplitPredictions.of(records, probabilities, threshold, manifest.key)
     predictions.save(predictions_file(folder, split))
     names = [example.file_name for example in manifest.examples(split)]

@@ -25,7 +25,7 @@ from mlflow.utils.mlflow_tags import (
 
 from experiments import tracking_uri
 from experiments.new_database import create_whole
-from experiments.run_description import as_text, common_tags, dataset_input, origin_tags, study_note
+from experiments.run_description import RunRecord, as_text, common_tags, dataset_input, origin_tags, study_note
 from experiments.system_metrics import SystemMetrics
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
@@ -195,6 +195,38 @@ class Tracker:
             UserError: if the store has no such run.
         """
         return dict(self._existing(run_id).data.tags)
+
+    def record(self, run_id: str) -> RunRecord:
+        """What the store holds of a run.
+
+        Raises:
+            UserError: if the store has no such run.
+        """
+        run = self._existing(run_id)
+        datasets = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
+        return RunRecord(
+            run_id=run_id,
+            status=run.info.status,
+            params=run.data.params,
+            tags=run.data.tags,
+            dataset=datasets[0].name if datasets else "",
+            profile=(datasets[0].profile or "") if datasets else "",
+        )
+
+    def best_trial(self, study_run: str) -> str | None:
+        """The finished trial of a study with the highest val_dice, the earliest of equals, by the id of its run.
+
+        Args:
+            study_run: the study's own.
+        """
+        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{study_run}' and attributes.status = 'FINISHED'"
+        found = self._client.search_runs(
+            [self._existing(study_run).info.experiment_id],
+            f"{wanted} and metrics.best_val_dice >= 0",
+            order_by=["metrics.best_val_dice DESC", "attributes.start_time ASC"],
+            max_results=1,
+        )
+        return str(found[0].info.run_id) if found else None
 
     def extend_note(self, run_id: str, markdown: str) -> None:
         """Adds to the description that the run got when it started or went on; MLflow's page shows it."""

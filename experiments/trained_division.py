@@ -3,12 +3,11 @@
 import argparse
 
 from experiments.models import FetchedModel
+from experiments.options import AUTO
 from experiments.run_description import DIVISION_TAGS
 from experiments.tracking import Tracker
 from seg.data.splits import OFFICIAL, DivisionSettings
 from seg.errors import UserError
-
-AUTO = "auto"
 
 
 def trained_division(values: argparse.Namespace, model: FetchedModel, tracker: Tracker) -> DivisionSettings:

@@ -9,7 +9,7 @@ model need not wait for them.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from seg.data.any_image import Image, read_image
 from seg.data.appearance import Appearance, Traits, measure_image
 from seg.data.coco_writer import annotation_of
-from seg.data.images import resize_image, resize_probability
+from seg.data.images import EXIF, resize_image, resize_probability
 from seg.errors import UserError
+from seg.symmetries import symmetries
 
 MODEL = "model.keras"
 SETTINGS = "settings.json"
-TTA = ("none", "flips")
 _IN_MLFLOW_MODEL = Path("artifacts") / "model"
 _DEFAULT_THRESHOLD = 0.5
 
@@ -93,12 +93,14 @@ class Predictor:
         model: Keras model from (batch, image_size, image_size, 3) with values 0…255 to logits
             (batch, image_size, image_size, 1).
         threshold: probability from which on a pixel is foreground, unless a call says otherwise.
+        tta: test-time augmentation, likewise; the threshold was tuned with it.
         batch_size: images that go through the model together.
         training_images: what they look like; None where that is not known.
+        exif: `rotate`: files are turned as their EXIF data asks, as the training images were; `ignore`: they are not.
 
     Attributes:
         image_size: side of the images that the model takes, in pixels.
-        threshold, batch_size, training_images: as given.
+        threshold, batch_size, training_images, exif, tta: as given.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class Predictor:
         threshold: float = _DEFAULT_THRESHOLD,
         batch_size: int = 8,
         training_images: Appearance | None = None,
+        exif: str = EXIF[0],
+        tta: str = "none",
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}; use 8.")
@@ -114,6 +118,11 @@ class Predictor:
         self.batch_size = batch_size
         self.threshold = _checked(threshold)
         self.training_images = training_images
+        if exif not in EXIF:
+            raise UserError(f"exif must be one of {', '.join(EXIF)}, got '{exif}'.")
+        self.exif = exif
+        symmetries(tta)
+        self.tta = tta
         self.image_size = int(model.input_shape[1])
 
     @classmethod
@@ -121,16 +130,16 @@ class Predictor:
         """Reads a model in Keras's safe mode, which refuses a file that carries code.
 
         Args:
-            path: a folder with `model.keras` and, beside it, `settings.json` (`threshold`, and `training_images` as
-                `Appearance.to_json` gives it; without the file, 0.5 and unknown); a `.keras` file; or the folder of a
-                registered model that was downloaded.
+            path: a folder with `model.keras` and, beside it, `settings.json` (`threshold`; `training_images` as
+                `Appearance.to_json` gives it; `exif`; without the file, 0.5, unknown and `ignore`); a `.keras` file;
+                or the folder of a registered model that was downloaded.
             batch_size: images that go through the model together.
 
         Raises:
             UserError: if there is no such model, or if it cannot be read.
         """
         file = _find_model(Path(path))
-        threshold, training_images = _read_settings(file.with_name(SETTINGS))
+        settings = _read_settings(file.with_name(SETTINGS))
         import keras
 
         try:
@@ -138,9 +147,9 @@ class Predictor:
         except (OSError, ValueError, TypeError, KeyError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"{file} must be a Keras model that loads in safe mode, got: {reason}") from None
-        return cls(model, threshold, batch_size, training_images)
+        return cls(model, batch_size=batch_size, **settings)
 
-    def predict(self, image: Image, threshold: float | None = None, tta: str = "none") -> Prediction:
+    def predict(self, image: Image, threshold: float | None = None, tta: str | None = None) -> Prediction:
         """The mask of one image.
 
         Args:
@@ -148,7 +157,8 @@ class Predictor:
                 array (height, width[, channels]) of uint8, uint16, bool or floating point in [0, 1].
             threshold: probability from which on a pixel is foreground; None: the model's own.
             tta: test-time augmentation. `none`: the image as it is. `flips`: the mean probability of the image and its
-                three mirror images, in four times the time.
+                three mirror images, in four times the time. `square`: of all eight symmetries of the square. None: the
+                model's own.
 
         Raises:
             UserError: if the image cannot be read, or an option is none of these.
@@ -159,7 +169,7 @@ class Predictor:
         return found
 
     def predict_many(
-        self, images: Iterable[Image], threshold: float | None = None, tta: str = "none"
+        self, images: Iterable[Image], threshold: float | None = None, tta: str | None = None
     ) -> Iterator[Prediction | UserError]:
         """The masks of many images of any kinds and sizes; one batch is held in memory at a time.
 
@@ -174,8 +184,8 @@ class Predictor:
             UserError: at once, if an option is wrong or `images` is one image.
         """
         threshold = self.threshold if threshold is None else _checked(threshold)
-        if tta not in TTA:
-            raise UserError(f"tta must be one of {', '.join(TTA)}, got '{tta}'.")
+        tta = self.tta if tta is None else tta
+        symmetries(tta)
         if isinstance(images, (str, bytes, Path)) or (isinstance(images, np.ndarray) and images.ndim != 4):
             raise UserError(
                 "predict_many takes a list of images, or one array (images, height, width, channels); "
@@ -193,7 +203,7 @@ class Predictor:
     def _read(self, image: Image) -> _Read | UserError:
         size = self.image_size
         try:
-            picture, height, width = read_image(image, fit=(size, size))
+            picture, height, width = read_image(image, fit=(size, size), exif=self.exif == "rotate")
         except UserError as error:
             return error
         picture = resize_image(picture, size, size)
@@ -212,9 +222,13 @@ class Predictor:
         """(images, image_size, image_size) float32 of pictures (images, image_size, image_size, 3)."""
         if tta == "none":
             return self._sigmoid(pictures)
-        flips: Sequence[tuple[int, ...]] = ((), (1,), (2,), (1, 2))  # axes: none, rows, columns, both
-        flipped = [np.flip(self._sigmoid(np.flip(pictures, axes)), axes) for axes in flips]
-        return np.mean(flipped, axis=0, dtype=np.float32)
+        total = np.zeros(pictures.shape[:3], np.float32)
+        for swapped, axes in symmetries(tta):
+            seen = np.flip(pictures.swapaxes(1, 2) if swapped else pictures, axes)
+            found = np.flip(self._sigmoid(seen), axes)
+            total += found.swapaxes(1, 2) if swapped else found
+        total /= len(symmetries(tta))
+        return total
 
     def _sigmoid(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = np.asarray(self._logits(pictures), dtype=np.float32)[..., 0]
@@ -240,15 +254,20 @@ def _find_model(path: Path) -> Path:
     raise UserError(f"a model must be a .keras file or a folder with {MODEL}, got {path}; train one first.")
 
 
-def _read_settings(path: Path) -> tuple[float, Appearance | None]:
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The arguments of `Predictor` that stand in a file; none where there is no file."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        threshold = _checked(float(settings["threshold"]))
         known = settings.get("training_images")
-        return threshold, None if known is None else Appearance.from_json(known)
+        return {
+            "threshold": _checked(float(settings["threshold"])),
+            "training_images": None if known is None else Appearance.from_json(known),
+            "exif": settings.get("exif", EXIF[0]),
+            "tta": settings.get("tta", "none"),
+        }
     except FileNotFoundError:
-        return _DEFAULT_THRESHOLD, None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f'{path} must hold {{"threshold": number}}, got: {error!r}; write it again.') from None
 
 

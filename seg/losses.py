@@ -18,6 +18,8 @@ Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 SMOOTHING = 1.0  # pixels; on both sides of the Dice fraction, so that an empty mask has a gradient too
 PIXELS = (1, 2, 3)
+MISSED, FALSE, FOCUS = 0.7, 0.3, 0.75  # of `focal_tversky`: weights of missed and of false pixels, exponent
+FLOOR = 1e-7  # of what the exponent is applied to
 
 
 def bce(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -52,7 +54,56 @@ def bce_dice(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return bce(masks, logits) + dice(masks, logits)
 
 
-_LOSSES: dict[str, Loss] = {"bce": bce, "dice": dice, "bce_dice": bce_dice}
+def focal_tversky(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Focal Tversky loss of each image: (1 - (Σ p·t + s) / (Σ p·t + 0.7 Σ (1-p)·t + 0.3 Σ p·(1-t) + s)) ** 0.75.
+
+    A missed pixel costs more than a false one. Args and returns as `bce`. Abraham and Khan, A Novel Focal Tversky loss
+    function (2019), https://arxiv.org/abs/1810.07842, their exponent 1/γ = 3/4.
+    """
+    valid, truth, logits = _prepare(masks, logits)
+    probability = valid * tf.sigmoid(logits)
+    both = tf.reduce_sum(probability * truth, PIXELS)
+    missed = tf.reduce_sum(truth, PIXELS) - both
+    false = tf.reduce_sum(probability, PIXELS) - both
+    index = (both + SMOOTHING) / (both + MISSED * missed + FALSE * false + SMOOTHING)
+    # The power's slope is infinite at 0: without a floor a perfect image would have the gradient NaN.
+    return tf.maximum(1.0 - index, FLOOR) ** FOCUS - FLOOR**FOCUS
+
+
+def batch_dice(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Soft Dice loss of the whole batch, as `dice` with the sums over all pixels of all images, once per image.
+
+    Under a strategy the sums go over all replicas, so that the loss does not depend on their number. Args as `bce`.
+
+    Returns:
+        `(batch,)` float32, the same value for each image, so that their mean is the batch's.
+    """
+    valid, truth, logits = _prepare(masks, logits)
+    probability = valid * tf.sigmoid(logits)
+    sums = tf.stack([tf.reduce_sum(probability * truth), tf.reduce_sum(probability + truth)])
+    replica = tf.distribute.get_replica_context()
+    if replica is not None and replica.num_replicas_in_sync > 1:
+        sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+    loss = 1.0 - (2.0 * sums[0] + SMOOTHING) / (sums[1] + SMOOTHING)
+    return tf.fill([tf.shape(logits)[0]], loss)
+
+
+_LOSSES: dict[str, Loss] = {
+    "bce": bce,
+    "dice": dice,
+    "bce_dice": bce_dice,
+    "focal_tversky": focal_tversky,
+    "batch_dice": batch_dice,
+}
+
+
+def validation_loss(name: str) -> Loss:
+    """The loss of that name as `val_loss` has it, a mean over images whatever their batches: `dice` for `batch_dice`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    return dice if name == "batch_dice" else get_loss(name)
 
 
 def get_loss(name: str) -> Loss:
@@ -64,6 +115,20 @@ def get_loss(name: str) -> Loss:
     if name not in _LOSSES:
         raise UserError(f"loss must be one of {', '.join(_LOSSES)}, got '{name}'.")
     return _LOSSES[name]
+
+
+def mean_over_outputs(loss: Loss) -> Loss:
+    """The loss of a training model: the mean of `loss` over the logits that it emits one beside the other.
+
+    Returns:
+        a function of masks `(batch, height, width, 1)` and logits `(batch, height, width, outputs)` to `(batch,)`.
+    """
+
+    def of_each(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        outputs = tf.split(logits, logits.shape[-1], axis=-1)
+        return tf.add_n([loss(masks, output) for output in outputs]) / len(outputs)
+
+    return of_each
 
 
 def _prepare(masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

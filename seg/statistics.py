@@ -1,10 +1,16 @@
-"""How sure a mean over images is: percentile bootstrap intervals, drawing images, or groups of images."""
+"""How sure a mean over images is: percentile bootstrap intervals, drawing images, or groups of images.
+
+The percentiles are widened for small samples (Hesterberg, What Teachers Should Know About the Bootstrap, 2015,
+https://doi.org/10.1080/00031305.2015.1089789): a bootstrap's is narrower than a t interval, by 18 % for ten images
+and 6 % for thirty.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from seg.errors import UserError
 
@@ -89,9 +95,18 @@ def bootstrap_ratio(
         block = ratios[start : start + rows]
         drawn = generator.integers(count, size=(block.size, count))
         block[:] = _ratios(units[0][drawn].sum(axis=1), units[1][drawn].sum(axis=1), empty)
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    tail = _tail(level, count)
+    low, high = np.quantile(ratios, [tail, 1 - tail])
     total = pairs.sum(axis=1, keepdims=True)
     return Interval(mean=float(_ratios(total[0], total[1], empty)[0]), low=float(low), high=float(high))
+
+
+def _tail(level: float, count: int) -> float:
+    """Share of the bootstrap means on either side of the interval."""
+    if count < 2:
+        return (1 - level) / 2  # all of them are the same
+    quantile = stats.t.ppf((1 + level) / 2, count - 1) * np.sqrt(count / (count - 1))
+    return float(stats.norm.sf(quantile))
 
 
 def _sums_by_group(pairs: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:

@@ -140,6 +140,18 @@ class ExecutorContract:
         assert ending_of(executor).state == "cancelled"
         assert not is_alive(pid)
 
+    def test_a_result_outweighs_a_cancellation(self, executor, tmp_path):
+        """The job heard of it at its very end, and had something better to do."""
+        job = make_job(tmp_path, "finishes_late")
+        executor.submit(job)
+        while not (tmp_path / "trial_0" / "pid").exists():
+            for event in executor.wait(0.05):
+                executor.answer(event.job, True)
+        executor.cancel(job)
+        ended = ending_of(executor)
+        assert ended.state == "finished"
+        assert ended.result["best_epoch"] == 3
+
     def test_no_events_without_jobs(self, executor):
         started = time.monotonic()
         assert executor.wait(0.3) == []

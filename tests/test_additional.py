@@ -213,3 +213,25 @@ class TestCorrections:
         (tmp_path / "file").touch()
         with pytest.raises(UserError, match="corrections must be a folder that can be written, got .*/file/here"):
             Corrections(tmp_path / "file" / "here").redraw(NEW, "new.png", drawn(), {})
+
+
+def test_a_correction_of_an_image_in_the_gap_does_not_come_back(place: Place) -> None:
+    """A series cut into blocks: what is near to a scored image is left out, corrected or not."""
+    names = [f"slice{number:03d}.png" for number in range(60)]
+    document = content(60)
+    for entry, name in zip(document["images"], names, strict=True):
+        entry["file_name"] = name
+    place.data = write_export(place.folder / "series", train=document)
+    random = np.random.default_rng(0)
+    for name in names:
+        cv2.imwrite(str(place.data / "train" / name), random.integers(0, 256, (8, 8, 3)).astype(np.uint8))
+    plain = place.convert(additional=None, split="grouped")
+    (left, *_) = [problem["file_name"] for problem in plain.left_out if problem["rule"] == "split_gap"]
+    place.corrections.redraw((place.data / "train" / left).read_bytes(), left, drawn(), {})
+    place.corrections.redraw(NEW, "new.png", drawn(), {})
+    manifest = place.convert(split="grouped")
+    assert manifest.splits["train"].examples == plain.splits["train"].examples + 1
+    said = [problem for problem in manifest.left_out if problem["split"] == "additional"]
+    assert [(problem["rule"], Path(problem["file_name"]).stem.split("-")[0]) for problem in said] == [
+        ("split_gap", Path(left).stem)
+    ]

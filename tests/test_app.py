@@ -242,6 +242,7 @@ class TestPage:
         assert json.loads(content)["annotations"][0]["bbox"] == [32, 0, 16, 48]
         slide(page, "threshold", "0.5")
         facts(page, "threshold 0.50 · area 1,536 px")
+        assert json.loads(downloaded(page, "Download COCO JSON")[1])["annotations"][0]["bbox"] == [16, 0, 32, 48]
 
     def test_example_and_versions_and_truth(self, page: Any) -> None:
         page.locator("#examples button").first.click()
@@ -320,6 +321,9 @@ class TestPage:
         drop(page, three_columns()[:60], "half.png")
         drop(page, bytes(2 * 1024 * 1024), "large.png")
         page.get_by_text("maximum allowed size").first.wait_for()
+        huge = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + b"IHDR" + (5000).to_bytes(4) * 2 + bytes(9)
+        drop(page, huge, "huge.png")
+        page.get_by_text("at most 16,000,000 pixels, got 5000×5000").first.wait_for()
         drop(page, three_columns())
         facts(page, "area 1,536 px")
 
@@ -359,6 +363,23 @@ class TestServer:
                 assert b"root:" not in body
                 assert b"SQLite" not in body
                 assert b"entry_points" not in body
+
+    def test_what_is_no_image_is_never_a_page(self, server: Server) -> None:
+        """Sent past the page, which takes images only."""
+        body = (
+            b'--x\r\nContent-Disposition: form-data; name="files"; filename="evil.html"\r\n'
+            b"Content-Type: text/html\r\n\r\n<script>alert(1)</script>\r\n--x--\r\n"
+        )
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        request = urllib.request.Request(f"{server.address}/gradio_api/upload", data=body, headers=headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            (path,) = json.loads(answer.read())
+        with urllib.request.urlopen(f"{server.address}/gradio_api/file={path}", timeout=20) as answer:
+            assert answer.headers["content-disposition"].startswith("attachment")
+            assert answer.headers["content-type"] == "application/octet-stream"
+        config = json.loads(server.get("/config")[1])
+        taking = [found["props"] for found in config["components"] if found["type"] == "file"]
+        assert [props["file_types"] for props in taking] == [["image", ".bmp", ".tif", ".tiff"]] * 2
 
     def test_no_event_takes_a_path(self, server: Server, store: Store) -> None:
         secret = store.folder / "secret.png"
@@ -421,11 +442,24 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--port=0", "port must lie between 1 and 65535, got 0"),
         ("--max_upload=0", "max_upload must lie between 1 and 256, got 0"),
         ("--max_upload=257", "max_upload must lie between 1 and 256, got 257"),
+        ("--model_name=it's", "model_name must be without / : % and quotes, and not empty, got 'it's'"),
     ],
 )
 def test_limits(option: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         app.main([option])
+
+
+def test_open_to_others_is_said(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    monkeypatch.setattr(app, "serve", lambda *_: None)
+    monkeypatch.setattr(app, "start_tensorflow", lambda: None)
+    monkeypatch.setattr(Models, "load", lambda *_: None)
+    for host, said in (("127.0.0.1", False), ("0.0.0.0", True)):
+        assert app.main(["--model_name=columns", f"--host={host}"]) == 0
+        assert ("warning: 0.0.0.0 can be reached from other machines" in capsys.readouterr().err) == said
 
 
 @pytest.mark.slow

@@ -245,5 +245,32 @@ def test_unreadable_export(workshop):
         audit(workshop.folder / "data", manifest)
     annotation_file.unlink()
     annotation_file.mkdir()
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="must be a file, and is none"):
         audit(workshop.folder / "data", manifest)
+
+
+def test_no_foreground(workshop):
+    for found in workshop.contents.values():
+        found["annotations"] = []
+    workshop.write()
+    finding = workshop.findings()["no_foreground"]
+    assert (finding.severity, finding.count) == ("error", 12)
+    assert finding.title == "No image of train, val, test has foreground (12 images)"
+
+
+def test_no_foreground_in_one_split(workshop):
+    workshop.contents["test"]["annotations"] = []
+    workshop.write()
+    finding = workshop.findings()["no_foreground"]
+    assert finding.title == "No image of test has foreground (4 images)"
+
+
+def test_area_that_is_no_number(workshop):
+    workshop.contents["train"]["annotations"][0]["area"] = "big"
+    workshop.write()
+    found = workshop.findings()
+    assert found["area_no_number"].count == 1
+    assert "annotation 0: area_type: area must be a number of pixels, got 'big'" in (
+        found["area_no_number"].examples[0].caption
+    )
+    assert not [rule for rule in found if rule.startswith("left_out")]

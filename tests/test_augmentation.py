@@ -8,7 +8,17 @@ import pytest
 import tensorflow as tf
 
 from seg.config import AUGMENTATIONS
-from seg.data.augmentation import DRAWS, augment, change_light, draw, flip_left_right, flip_up_down, move
+from seg.data.augmentation import (
+    DRAWS,
+    augment,
+    change_gamma,
+    change_light,
+    draw,
+    flip_left_right,
+    flip_up_down,
+    move,
+    transpose,
+)
 
 SIZE = 4
 ROWS = np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE)  # 0 1 2 3 / 4 5 6 7 / …
@@ -109,14 +119,39 @@ def test_flip_does_all_four_and_nothing_else(left_right: float, up_down: float, 
     np.testing.assert_array_equal(augment(record(ROWS), tf.constant(draws), "flip"), record(expected))
 
 
-def test_full_changes_place_and_light() -> None:
+@pytest.mark.parametrize(("augmentation", "unused"), [("full", {"transposed", "gamma"}), ("square", {"rotation"})])
+def test_each_draw_changes_the_record(augmentation: str, unused: set[str]) -> None:
     records = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 4)).astype(np.uint8)
     still = np.zeros((1, len(DRAWS)), np.float32)
-    np.testing.assert_array_equal(augment(records, tf.constant(still), "full"), records)
+    np.testing.assert_array_equal(augment(records, tf.constant(still), augmentation), records)
     for index, name in enumerate(DRAWS):
         draws = still.copy()
         draws[0, index] = -0.9
-        assert np.any(augment(records, tf.constant(draws), "full") != records), name
+        changed = bool(np.any(augment(records, tf.constant(draws), augmentation) != records))
+        assert changed == (name not in unused), name
+
+
+def test_boxes_stay_boxes_under_square() -> None:
+    records = np.zeros((64, 32, 32, 4), np.uint8)
+    records[:, 10:19, 8:21, 3] = 1
+    changed = augment(tf.constant(records), draw(64, tf.constant([0, 1])), "square").numpy()[..., 3]
+    assert len({mask.tobytes() for mask in changed}) > 32
+    for mask in changed:
+        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+        assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert 0.5 < mask.sum() / (9 * 13) < 1.7
+
+
+def test_transposing_swaps_rows_and_columns_of_image_and_mask() -> None:
+    np.testing.assert_array_equal(transpose(record(ROWS), tf.constant([True])), record(ROWS.T))
+    np.testing.assert_array_equal(transpose(record(ROWS), tf.constant([False])), record(ROWS))
+
+
+def test_gamma_keeps_black_white_and_the_mask() -> None:
+    records = np.array([0, 64, 255], np.uint8)[None, :, None, None] * np.ones((1, 3, 3, 4), np.uint8)
+    changed = change_gamma(tf.constant(records), tf.constant([2.0])).numpy()
+    np.testing.assert_array_equal(changed[0, :, 0, 0], [0, 16, 255])
+    np.testing.assert_array_equal(changed[..., 3], records[..., 3])
 
 
 def test_draws_are_a_function_of_the_seed() -> None:

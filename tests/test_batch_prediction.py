@@ -243,3 +243,16 @@ def test_equal_stems_get_different_names() -> None:
     assert output_names([Path("a.png"), Path("b.png")]) == ["a.png", "b.png"]
     paths = [Path("a.png"), Path("a.jpg"), Path("x/A.png"), Path("a_2.png")]
     assert output_names(paths) == ["a.png", "a_2.png", "A_3.png", "a_2_2.png"]
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "😀"])
+def test_names_as_long_as_a_file_system_allows(predictor: Predictor, tmp_path: Path, letter: str) -> None:
+    """251 bytes before `.png`, twice: both are predicted, and no other image is lost."""
+    stem = letter * (251 // len(letter.encode()))
+    paths = [tmp_path / f"{stem[:-1]}a.png", tmp_path / f"{stem[:-1]}b.png", tmp_path / "short.png"]
+    for path in paths:
+        path.write_bytes(cv2.imencode(".png", np.full((20, 20), 200, np.uint8))[1].tobytes())
+    assert predict_folder(predictor, paths, tmp_path / "output", SETTINGS) == 0
+    written = sorted(path.name for path in (tmp_path / "output" / "masks").iterdir())
+    assert written == sorted(output_names(paths))
+    assert len(set(written)) == 3

@@ -257,3 +257,10 @@ def test_publish(folder: Path, manifest: Manifest, tmp_path: Path, monkeypatch: 
     assert description.startswith("# seg-unet, version 1")
     page = (folder.with_name("card_0000_01234567") / "card.html").read_text(encoding="utf-8")
     assert "4 test images are in training" in page
+
+
+def test_what_the_diagonal_means(subject: Subject, curves: Path) -> None:
+    """Below a probability of a half, more foreground than predicted is no reason to be surer."""
+    sections = build_card(subject, curves).sections
+    (text,) = (part for section in sections for part in section.paragraphs if "diagonal" in part)
+    assert text.endswith("Above the diagonal foreground is more frequent there than predicted; below it, less.")

@@ -19,7 +19,15 @@ from seg.training.result import EpochReport, TrainResult
 from tests.tiny import write_tiny
 
 CONFIG = TrainConfig(
-    image_size=16, depth=1, filters=2, batch_size=5, epochs=4, augmentation="full", patience=0, learning_rate=0.01
+    image_size=16,
+    depth=1,
+    filters=2,
+    batch_size=5,
+    epochs=4,
+    augmentation="full",
+    dropout=0.3,  # its random generator is part of the state
+    patience=0,
+    learning_rate=0.01,
 )
 
 
@@ -30,23 +38,6 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return write_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(autouse=True)
-def dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    add_dropout(monkeypatch)
-
-
-def add_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network with dropout: its random generator is part of the state."""
-    from seg.models import build_model
-
-    def with_dropout(config: TrainConfig) -> keras.Model:
-        model = build_model(config)
-        dropped = keras.layers.Dropout(0.3, seed=config.seed)(model.layers[-2].output)
-        return keras.Model(model.inputs, keras.layers.Conv2D(1, 1, dtype="float32")(dropped))
-
-    monkeypatch.setattr("seg.training.fit.build_model", with_dropout)
 
 
 def train(manifest: Manifest, folder: Path, killed_after: int = 0, **changes: Any) -> TrainResult:
@@ -69,9 +60,7 @@ def outcome(result: TrainResult, folder: Path) -> list[Any]:
 @pytest.fixture(scope="module")
 def uninterrupted(tiny: Manifest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patched:
-        add_dropout(patched)
-        return outcome(train(tiny, folder), folder)
+    return outcome(train(tiny, folder), folder)
 
 
 @pytest.mark.parametrize("killed_after", [1, 3, 4])
@@ -82,6 +71,43 @@ def test_interrupted_after_any_epoch_it_ends_the_same(
         train(tiny, tmp_path, killed_after)
     keras.utils.set_random_seed(99)  # another process would not have this one's random state either
     assert outcome(train(tiny, tmp_path), tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_best_model_is_written_again_if_the_kill_came_before_it_was(
+    tiny: Manifest, tmp_path: Path, ema: float
+) -> None:
+    with pytest.raises(Killed):
+        train(tiny, tmp_path, 1, ema=ema)
+    expected = keras.models.load_model(tmp_path / MODEL).get_weights()
+    (tmp_path / MODEL).unlink()  # as a kill between checkpoint and model leaves it
+    with pytest.raises(Killed):
+        train(tiny, tmp_path, 1, ema=ema)
+    found = keras.models.load_model(tmp_path / MODEL).get_weights()
+    for before, after in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_goes_on_exactly(tiny: Manifest, tmp_path: Path) -> None:
+    recipe = {
+        "augmentation": "square",
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup_epochs": 1,
+        "clip_norm": 0.5,
+        "ema": 0.9,
+        "foreground_share": 0.5,
+        "loss": "focal_tversky",
+    }
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    expected = outcome(train(tiny, whole, **recipe), whole)
+    with pytest.raises(Killed):
+        train(tiny, parts, 2, **recipe)
+    keras.utils.set_random_seed(99)
+    assert outcome(train(tiny, parts, **recipe), parts) == expected
 
 
 @pytest.mark.slow
@@ -139,6 +165,22 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
     newest.write_bytes({"half": data[: len(data) // 2], "empty": b"", "flipped": flipped, "text": b"text"}[damage])
     assert checkpoints.restore(model) == reports(1)
     assert all((old == new).all() for old, new in zip(wanted, model.get_weights(), strict=True))
+
+
+def test_no_byte_of_the_directory_can_break_it(tmp_path: Path) -> None:
+    model, checkpoints = small_model(), Checkpoints(tmp_path, {})
+    checkpoints.save(model, reports(1))
+    checkpoints.save(model, reports(2))
+    newest = tmp_path / "epoch_00002.npz"
+    data = newest.read_bytes()
+    restored = []
+    for place in range(data.index(b"PK\x01\x02"), len(data)):
+        for change in (0x01, 0x80):
+            damaged = bytearray(data)
+            damaged[place] ^= change
+            newest.write_bytes(damaged)
+            restored.append(len(checkpoints.restore(model)))
+    assert set(restored) == {1, 2}  # some bytes, such as dates, do no harm
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from seg.data.coco import Annotation, AnnotationFile, ImageEntry
 from seg.data.coco_reader import read_annotations
+from seg.data.images import MAX_PIXELS
+from seg.data.masks import measure
 from seg.data.segmentation import Polygons
 from seg.errors import UserError
 from tests.small_export import content
@@ -54,13 +57,34 @@ def test_ordinary_awkwardness_is_no_problem():
     assert file.annotations[0].area is None
 
 
-@pytest.mark.parametrize("area", ["16", True, None, -1, float("nan"), 1e300, []])
-def test_area_that_is_no_area_is_not_used(area):
+@pytest.mark.parametrize("area", ["big", True, -1, float("nan"), 1e300, []])
+def test_area_that_is_no_area_is_noted_and_not_used(area):
+    document = content(2)
+    document["annotations"][1]["area"] = area
+    file = read(document)
+    (problem,) = file.problems
+    assert (problem.rule, problem.annotation_id, problem.fatal) == ("area_type", 1, False)
+    assert "area must be a number of pixels, got" in problem.message
+    assert [annotation.area for annotation in file.annotations] == [16.0, None]
+    assert len(file.images) == 2
+
+
+def test_area_of_null_claims_nothing():
     document = content(1)
-    document["annotations"][0]["area"] = area
+    document["annotations"][0]["area"] = None
     file = read(document)
     assert file.problems == ()
     assert file.annotations[0].area is None
+
+
+@pytest.mark.parametrize("name", ["", None, 7])
+def test_image_without_a_name_is_known_by_position_and_id(name):
+    document = content(2)
+    document["images"][1] |= {"id": 40, "file_name": name}
+    problem = read(document).problems[0]
+    assert problem.message.startswith("images[1], id 40: file_name must be a text, got")
+    del document["images"][1]["file_name"]
+    assert read(document).problems[0].message == "images[1], id 40: 'file_name' is missing"
 
 
 def test_annotation_for_unknown_image_is_noted_and_harmless():
@@ -267,3 +291,43 @@ def test_hostile_documents_are_read_or_refused(document):
 def test_any_bytes_are_read_or_refused(data):
     with pytest.raises(UserError):
         read_annotations(PATH, data, "train")
+
+
+def zigzag(height: int, width: int, edges: int) -> list[float]:
+    """A polygon that runs over the whole width that its coordinates may have, again and again."""
+    return [number for k in range(edges // 2) for number in (-width, k % height, 2 * width, k % height + 0.5)]
+
+
+def test_outlines_of_one_image_are_bounded_together():
+    document = content(2)
+    document["annotations"] = [
+        {"id": n, "image_id": n // 40, "category_id": 1, "segmentation": [zigzag(8, 8, 5000)]} for n in range(80)
+    ]  # 24 columns an edge: 120,000 for each; allowed are 4,000,032 an image, which the 34th passes
+    file = read(document)
+    (problem, other) = file.problems
+    assert (problem.rule, problem.image_id, problem.annotation_id) == ("outlines_too_long", 0, 33)
+    assert "at most 4000032 pixels long together, got 4080000 up to this annotation" in problem.message
+    assert (other.image_id, other.annotation_id) == (1, 73)
+    assert file.images == ()
+    assert file.annotations == ()
+
+
+@given(
+    st.integers(1, 2**15),
+    st.integers(1, 2**15),
+    st.lists(st.tuples(st.integers(2, 60), st.integers(1, 3000)), min_size=1, max_size=20),
+)
+@settings(deadline=None, max_examples=8)
+def test_what_is_read_is_rasterised_in_seconds(height, width, annotations):
+    assume(height * width <= MAX_PIXELS)
+    document = content(1)
+    document["images"][0] |= {"height": height, "width": width}
+    document["annotations"] = [
+        {"id": n, "image_id": 0, "category_id": 1, "segmentation": [zigzag(height, width, edges)] * parts}
+        for n, (edges, parts) in enumerate(annotations)
+    ]
+    file = read(document)
+    started = time.process_time()
+    for annotation in file.annotations:
+        measure(annotation.segmentation, height, width)
+    assert time.process_time() - started < 5

@@ -136,3 +136,10 @@ def test_masks_with_ignored_regions_come_back(tmp_path_factory, masks, form) -> 
     for image, mask in enumerate(masks):
         own = [annotation for annotation in found.annotations if annotation.image_id == image]
         assert np.array_equal(example_mask(own, *mask.shape, crowds="ignore")[0], mask)
+
+
+def test_polygons_longer_than_the_reader_allows() -> None:
+    mask = np.zeros((2900, 2900), np.uint8)
+    mask[::2] = 1  # 1450 stripes of 2900 × 1: outlines of 1450 · 5802; allowed are 4,000,000 and half of 8,410,000
+    with pytest.raises(UserError, match="at most 8205000 pixels long together, got 8412900; use segmentation=rle"):
+        annotation_of(mask, image_id=1, category_id=1, segmentation="polygon")

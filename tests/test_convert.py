@@ -260,7 +260,7 @@ def test_split_without_images(tmp_path, workspace):
 def test_annotations_that_cannot_be_read(data, workspace):
     (data / "train" / "_annotations.coco.json").unlink()
     (data / "train" / "_annotations.coco.json").mkdir()
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="must be a file, and is none"):
         run(data, workspace)
 
 
@@ -352,6 +352,20 @@ def test_a_worker_that_dies_costs_its_image(data, workspace, monkeypatch):
     manifest, _ = run(data, workspace, on_bad="skip")
     assert [(problem["file_name"], problem["rule"]) for problem in manifest.left_out] == [("image1.png", "worker_died")]
     assert manifest.splits["train"].examples == 1
+
+
+def test_an_image_lost_to_a_passing_failure_comes_back(data, workspace, monkeypatch):
+    with monkeypatch.context() as deadly:
+        deadly.setattr("seg.data.build.RecordWriter", DeadlyWriter)
+        lost, _ = run(data, workspace, on_bad="skip")
+    whole, line = run(data, workspace, on_bad="skip")
+    assert line.startswith("converted")
+    assert (lost.splits["train"].examples, whole.splits["train"].examples) == (1, 2)
+    assert lost.key != whole.key
+    assert Manifest.load(lost.folder).key == lost.folder.name == lost.key
+    again, line = run(data, workspace, on_bad="fail")
+    assert line.startswith("up to date")
+    assert again.key == whole.key
 
 
 def task(data: Path, **changes) -> Task:

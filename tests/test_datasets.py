@@ -39,8 +39,7 @@ def test_the_demo_of_a_faster_process_is_taken(tmp_path: Path, monkeypatch: pyte
         (tmp_path / "demo" / "first").touch()
 
     monkeypatch.setattr(datasets, "write_demo", write)
-    monkeypatch.setattr(datasets, "convert", lambda data, *rest, **options: data)
-    assert datasets.prepare(values(tmp_path), 32) == tmp_path / "demo"  # type: ignore[comparison-overlap]
+    assert datasets.export_folder(values(tmp_path)) == tmp_path / "demo"
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 

@@ -6,6 +6,8 @@ import pytest
 from keras import layers
 
 from seg.data.manifest import Manifest
+from seg.inference import Predictor
+from seg.symmetries import TTA
 from seg.training.devices import make_strategy
 from seg.training.evaluation import evaluate, predict_split, tune_threshold
 from tests.tiny import write_tiny
@@ -65,6 +67,23 @@ def test_scores_without_images_are_left_out(tmp_path: Path) -> None:
     scores = evaluate(brightness_model(), manifest, "test", 0.5, 4, make_strategy("auto")).scores
     assert "dice_positive" in scores
     assert "false_positive_rate" not in scores
+
+
+@pytest.mark.parametrize("tta", TTA)
+def test_augmented_predictions_are_the_predictors(tiny: Manifest, tta: str) -> None:
+    """A kernel without any symmetry: both ways of computing agree only if they turn and turn back alike."""
+    image = keras.Input((16, 16, 3))
+    logits = keras.layers.Conv2D(1, 3, padding="same", kernel_initializer=keras.initializers.RandomNormal(0, 0.01, 7))
+    model = keras.Model(image, logits(image))
+    strategy = make_strategy("auto")
+    found = np.stack(list(predict_split(model, tiny, "val", 4, strategy, tta)))
+    records = np.array(tiny.records("val")[..., :3])
+    expected = [one.probability for one in Predictor(model).predict_many(records, tta=tta)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    plain = np.stack(list(predict_split(model, tiny, "val", 4, strategy)))
+    assert np.allclose(found, plain, atol=1e-3) == (tta == "none")
+    augmented = evaluate(model, tiny, "val", 0.5, 4, strategy, tta)
+    assert (augmented.scores == evaluate(model, tiny, "val", 0.5, 4, strategy).scores) == (tta == "none")
 
 
 def test_the_threshold_is_tuned(tiny: Manifest) -> None:

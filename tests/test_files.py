@@ -5,8 +5,9 @@ import os
 import pytest
 
 import seg.data.files
-from seg.data.files import HashCache, locate
+from seg.data.files import MAX_ANNOTATIONS, HashCache, locate, read_annotation_file
 from seg.data.segmentation import BrokenRule
+from seg.errors import UserError
 
 
 @pytest.fixture
@@ -109,3 +110,36 @@ class TestHashCache:
         (broken,) = HashCache(tmp_path / "hashes.json").hashes([(folder / "a.png", found)])
         assert isinstance(broken, BrokenRule)
         assert broken.rule == "unreadable_file"
+
+
+class TestAnnotationFile:
+    def test_content(self, folder):
+        (folder / "a.json").write_bytes(b"{}")
+        (folder / "link.json").symlink_to(folder / "a.json")
+        assert read_annotation_file(folder / "a.json", folder.parent) == b"{}"
+        assert read_annotation_file(folder / "link.json", folder.parent) == b"{}"
+
+    def test_export_that_is_a_link(self, folder, tmp_path):
+        (folder / "a.json").write_bytes(b"{}")
+        (tmp_path / "link").symlink_to(folder.parent)
+        assert read_annotation_file(tmp_path / "link" / "train" / "a.json", tmp_path / "link") == b"{}"
+
+    def test_pipe_is_not_opened(self, folder):
+        os.mkfifo(folder / "pipe.json")
+        with pytest.raises(UserError, match=r"pipe.json must be a file"):
+            read_annotation_file(folder / "pipe.json", folder.parent)
+
+    def test_link_out_of_the_export(self, folder):
+        (folder / "link.json").symlink_to(folder.parent.parent / "secret.png")
+        with pytest.raises(UserError, match=r"link.json must not be a link out of"):
+            read_annotation_file(folder / "link.json", folder.parent)
+
+    def test_too_large(self, folder):
+        with (folder / "large.json").open("wb") as file:
+            file.truncate(MAX_ANNOTATIONS + 1)  # takes no room
+        with pytest.raises(UserError, match=r"must have at most 2147483648 bytes, got 2147483649"):
+            read_annotation_file(folder / "large.json", folder.parent)
+
+    def test_missing(self, folder):
+        with pytest.raises(UserError, match=r"none.json cannot be read"):
+            read_annotation_file(folder / "none.json", folder.parent)

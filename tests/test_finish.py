@@ -9,8 +9,8 @@ from typing import Any
 import mlflow
 import pytest
 
-from experiments import finish
-from experiments.finish import score_metrics
+from experiments import final_test
+from experiments.final_test import score_metrics
 from experiments.main import main
 from experiments.one_job import JobFailed
 from experiments.storage import TrialRow
@@ -99,12 +99,12 @@ def test_scores_of_an_older_format_or_of_other_images_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = write_tiny(tmp_path / "tiny")
-    monkeypatch.setattr(finish, "evaluate", lambda *arguments: {"anew": True})
+    monkeypatch.setattr(final_test, "evaluate", lambda *arguments: {"anew": True})
     executor: Any = None
     known = {"format": EVALUATION_FORMAT, "split_key": manifest.splits["test"].key}
 
     def scores() -> dict[str, Any]:
-        return finish._evaluate_once(executor, tmp_path, tmp_path / "model.keras", manifest)
+        return final_test._evaluate_once(executor, tmp_path, tmp_path / "model.keras", manifest)
 
     assert scores() == {"anew": True}
     for content in ("{", json.dumps(known | {"format": 1}), json.dumps(known | {"split_key": "other"})):

@@ -1,5 +1,7 @@
 """The group column of hostile annotation files."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +26,19 @@ def test_neither_integer_nor_text(value):
 def test_missing(entry):
     with pytest.raises(BrokenRule, match=r"every image must name its group in 'extra\.patient', which is missing"):
         group_in_column(entry, "extra.patient")
+
+
+@pytest.mark.parametrize(
+    ("entry", "columns"),
+    [
+        ({"id": 1, "extra": {"patient": 2, "\x1b[31m": 3}}, r"it has id, extra\.patient, 'extra\.\\x1b\[31m'$"),
+        ({str(number): 0 for number in range(15)}, "it has 0, 1, .*, 11 and 3 more$"),
+    ],
+)
+def test_missing_beside_what_is_there(entry, columns):
+    with pytest.raises(BrokenRule) as caught:
+        group_in_column(entry, "patient")
+    assert re.search(columns, caught.value.message)
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", ""]), ANYTHING), st.sampled_from(["a", "a.b", "a.b.a", ".", "a."]))

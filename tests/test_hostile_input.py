@@ -16,6 +16,7 @@ from PIL import Image  # Matplotlib requires it; OpenCV writes no CMYK
 
 from seg.data.convert import BadDataError, convert
 from seg.data.images import MAX_PIXELS, decode_image
+from seg.data.licence import stated_licences
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 from tests.small_export import content, write_export
@@ -90,10 +91,10 @@ def test_a_size_is_named_with_file_and_image(tmp_path: Path, key: str, size: Any
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": 1}, r"missing_key: 'name' is missing"),
+        ({"id": 1}, r"missing_key: categories\[1\], id 1: 'name' is missing"),
         ({"name": "lesion"}, r"missing_key: categories\[1\]: 'id' is missing"),
-        ({"id": 2, "name": 3}, "name_type: name must be a text, got 3"),
-        ({"id": 2, "name": ""}, "name_type: name must be a text, got ''"),
+        ({"id": 2, "name": 3}, r"name_type: categories\[1\], id 2: name must be a text, got 3"),
+        ({"id": 2, "name": ""}, r"name_type: categories\[1\], id 2: name must be a text, got ''"),
         ({"id": "2", "name": "cyst"}, r"id_type: categories\[1\]: id must be an integer of at most 64 bits, got '2'"),
     ],
 )
@@ -121,6 +122,15 @@ def test_an_annotation_file_is_named(tmp_path: Path, data: bytes, message: str) 
     (export / "valid" / ANNOTATIONS).write_bytes(data)
     with pytest.raises(UserError, match=f"valid/{ANNOTATIONS} .*{message}"):
         run(export)
+
+
+def test_an_annotation_file_that_is_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "data")
+    (export / "valid" / ANNOTATIONS).unlink()
+    os.mkfifo(export / "valid" / ANNOTATIONS)
+    with pytest.raises(UserError, match=f"valid/{ANNOTATIONS} must be a file"):
+        run(export)
+    assert stated_licences(export) == ()
 
 
 @pytest.mark.parametrize(

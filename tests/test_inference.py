@@ -13,6 +13,7 @@ from pycocotools import mask as pycoco
 
 import seg
 from seg.data.appearance import Appearance
+from seg.data.demo import _exif_orientation
 from seg.errors import UserError
 from seg.inference import Prediction, Predictor
 
@@ -179,8 +180,30 @@ class TestFlips:
             found = leftward.predict(np.flip(image, axes), tta="flips").probability
             np.testing.assert_allclose(np.flip(found, axes), expected, atol=1e-6)
 
+    def test_square_answers_alike_for_every_turn(self, leftward):
+        image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        expected = leftward.predict(image, tta="square").probability
+        for turns in (1, 2, 3):
+            found = leftward.predict(np.rot90(image, turns), tta="square").probability
+            np.testing.assert_allclose(np.rot90(found, -turns), expected, atol=1e-6)
+        assert not np.allclose(leftward.predict(image, tta="flips").probability, expected, atol=1e-3)
+
+    def test_the_models_own_is_the_default(self, leftward, folder):
+        (folder / "settings.json").write_text('{"threshold": 0.5, "tta": "flips"}')
+        assert Predictor.load(folder).tta == "flips"
+        image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        leftward.tta = "flips"
+        own = leftward.predict(image).probability
+        np.testing.assert_array_equal(own, leftward.predict(image, tta="flips").probability)
+        assert np.any(own != leftward.predict(image, tta="none").probability)
+
+    def test_settings_with_an_unknown_kind(self, folder):
+        (folder / "settings.json").write_text('{"threshold": 0.5, "tta": "turns"}')
+        with pytest.raises(UserError, match="tta must be one of none, flips, square, got 'turns'"):
+            Predictor.load(folder)
+
     def test_another_name(self, model):
-        with pytest.raises(UserError, match="tta must be one of none, flips, got 'turns'"):
+        with pytest.raises(UserError, match="tta must be one of none, flips, square, got 'turns'"):
             Predictor(model).predict_many([], tta="turns")
 
 
@@ -332,3 +355,29 @@ def test_a_threshold_out_of_range(model, folder, threshold):
     (folder / "settings.json").write_text(json.dumps({"threshold": threshold}))
     with pytest.raises(UserError, match="threshold must lie between 0 and 1"):
         Predictor.load(folder)
+
+
+class TestExif:
+    """A file that EXIF turns a quarter clockwise: its left half, bright, becomes its upper half."""
+
+    @staticmethod
+    def turned(height, width):
+        data = cv2.imencode(".jpg", half_bright(height, width))[1].tobytes()
+        return data[:2] + _exif_orientation(6) + data[2:]
+
+    @pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (64, 64), (200, 300)])
+    def test_a_model_turns_images_as_its_training_images_were(self, folder, height, width):
+        (folder / "settings.json").write_text('{"threshold": 0.5, "exif": "rotate"}')
+        prediction = Predictor.load(folder).predict(self.turned(height, width))
+        assert prediction.mask.shape == (width, height)
+        assert prediction.mask[: width // 2 - 4].all()
+        assert not prediction.mask[width // 2 + 4 :].any()
+
+    def test_other_models_take_the_stored_pixels(self, folder):
+        prediction = Predictor.load(folder).predict(self.turned(48, 64))
+        assert prediction.mask.shape == (48, 64)
+        assert prediction.mask[:, :28].all()
+
+    def test_an_unknown_policy(self, model):
+        with pytest.raises(UserError, match="exif must be one of ignore, rotate, got 'turn'"):
+            Predictor(model, exif="turn")

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from seg.config import LOSSES
 from seg.errors import UserError
-from seg.losses import bce, bce_dice, dice, get_loss
+from seg.losses import batch_dice, bce, bce_dice, dice, focal_tversky, get_loss, validation_loss
 
 SURE = 50.0  # a logit whose probability is 1 in float32
 
@@ -23,12 +23,12 @@ class TestEveryLoss:
         assert values.shape == (3,)
         assert values.dtype == tf.float32
 
-    def test_each_image_counts_for_itself(self, name: str) -> None:
+    def test_each_image_counts_for_itself_in_validation(self, name: str) -> None:
         random = np.random.default_rng(0)
         masks = random.integers(0, 2, (3, 4, 4, 1)).astype(np.float32)
         logits = random.normal(size=(3, 4, 4, 1)).astype(np.float32)
-        together = get_loss(name)(masks, logits)
-        alone = [get_loss(name)(masks[index : index + 1], logits[index : index + 1])[0] for index in range(3)]
+        together = validation_loss(name)(masks, logits)
+        alone = [validation_loss(name)(masks[index : index + 1], logits[index : index + 1])[0] for index in range(3)]
         np.testing.assert_allclose(together, alone, rtol=1e-6)
 
     def test_a_perfect_prediction_costs_nothing(self, name: str) -> None:
@@ -88,5 +88,29 @@ def test_bce_dice_is_the_sum() -> None:
 
 
 def test_an_unknown_loss_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"loss must be one of bce, dice, bce_dice, got 'focal'\."):
+    with pytest.raises(
+        UserError, match=r"loss must be one of bce, dice, bce_dice, focal_tversky, batch_dice, got 'focal'\."
+    ):
         get_loss("focal")
+
+
+def test_the_batch_dice_is_that_of_all_pixels_together() -> None:
+    masks = np.stack([image([1, 0])[0], image([1, 1])[0]])
+    logits = np.stack([image([SURE, SURE])[0], image([SURE, -SURE])[0]])
+    # Two of three foreground pixels found, one false: 1 - (2·2 + 1) / (3 + 3 + 1).
+    np.testing.assert_allclose(batch_dice(masks, logits), [2 / 7, 2 / 7], rtol=1e-6)
+
+
+def test_a_missed_pixel_costs_focal_tversky_more_than_a_false_one() -> None:
+    masks = image([1, 1, 0, 0])
+    missed = focal_tversky(masks, image([SURE, -SURE, -SURE, -SURE]))
+    false = focal_tversky(masks, image([SURE, SURE, SURE, -SURE]))
+    np.testing.assert_allclose(missed, [(0.7 / 2.7) ** 0.75], rtol=1e-4)
+    np.testing.assert_allclose(false, [(0.3 / 3.3) ** 0.75], rtol=1e-4)
+
+
+def test_focal_tversky_has_a_finite_gradient_where_all_is_right() -> None:
+    logits = tf.Variable(image([SURE, -SURE]))
+    with tf.GradientTape() as tape:
+        loss = focal_tversky(image([1, 0]), logits)
+    assert np.all(np.isfinite(tape.gradient(loss, logits)))

@@ -14,10 +14,10 @@ from seg.errors import UserError
 from tests.study_setting import make_manifest
 
 
-def run_fake(folder: Path, behaviour: str, on_epoch: Any = None) -> dict[str, Any]:
+def run_fake(folder: Path, behaviour: str, on_epoch: Any = None, last_epoch: int | None = None) -> dict[str, Any]:
     job = Job(name="training", task="train", folder=str(folder), arguments={"behaviour": behaviour})
     with LocalExecutor(1, tasks="tests.fake_tasks") as executor:
-        return run_job(executor, job, on_epoch)
+        return run_job(executor, job, on_epoch, last_epoch)
 
 
 def test_the_result_comes_back_and_epochs_are_told(tmp_path: Path) -> None:
@@ -25,6 +25,13 @@ def test_the_result_comes_back_and_epochs_are_told(tmp_path: Path) -> None:
     result = run_fake(tmp_path, "ok", lambda report: epochs.append(report.epoch))
     assert result["best_epoch"] == 3
     assert epochs == [1, 2, 3]
+
+
+def test_training_is_told_to_stop(tmp_path: Path) -> None:
+    epochs: list[int] = []
+    result = run_fake(tmp_path, "ok", lambda report: epochs.append(report.epoch), last_epoch=2)
+    assert epochs == [1, 2]
+    assert result["stop_reason"] == "pruned"
 
 
 def test_a_wrong_request_is_a_user_error(tmp_path: Path) -> None:

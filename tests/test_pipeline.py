@@ -108,3 +108,28 @@ class TestEvaluationDataset:
         np.testing.assert_array_equal(kept, tiny.records("val"))
         # 7 images: batches of 10 pad 3, batches of 3 pad 2, of 1 and 7 none.
         assert (np.concatenate(weights) == 0).sum() == {1: 0, 3: 2, 7: 0, 10: 3}[batch_size]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75, 1.0])
+def test_an_epoch_has_the_asked_share_of_foreground(tmp_path: Path, share: float) -> None:
+    manifest = write_tiny(tmp_path, train=40, val=3)
+    records = np.load(tmp_path / "train.npy", mmap_mode="r+")
+    records[:30, ..., 3] = 0  # 10 of 40 images keep their foreground
+    records[30:, 0, 0, 3] = 1
+    records.flush()
+    order = positions(manifest, take(manifest, replace(CONFIG, batch_size=10, foreground_share=share), 8))
+    for epoch in (order[:40], order[40:]):
+        foreground = [position for position in epoch if position >= 30]
+        assert len(foreground) == 40 * share
+        assert max(foreground.count(position) for position in foreground) == 4 * share or share == 0.25
+        assert len(set(epoch) - set(foreground)) == 40 - 40 * share
+    assert order[:40] != order[40:]
+
+
+def test_foreground_share_without_a_choice_changes_nothing(tmp_path: Path) -> None:
+    manifest = write_tiny(tmp_path, train=20, val=3)
+    records = np.load(tmp_path / "train.npy", mmap_mode="r+")
+    records[..., 3] = 1
+    records.flush()
+    asked = take(manifest, replace(CONFIG, foreground_share=0.5), 4)
+    np.testing.assert_array_equal(asked, take(manifest, CONFIG, 4))

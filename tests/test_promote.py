@@ -99,6 +99,35 @@ def test_which_version_is_meant(registry: Registry, template: tuple[Path, list[s
         find_challenger(registry, "seg-unet", "nobody")
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        "it's",
+        "' or '1'='1",
+        "",
+        "models:/it's/1",
+        "models:/seg-unet@it's",
+        "models:/seg-unet/" + "9" * 30,
+        "models:/",
+        "a%",
+    ],
+)
+def test_no_version_at_all(registry: Registry, model: str) -> None:
+    with pytest.raises(UserError, match="model must be"):
+        main([f"--model={model}"])
+
+
+def test_one_that_was_rolled_back(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert main(["--rollback=yes"]) == 0
+    capsys.readouterr()
+    assert main([]) == entry.NOT_PROMOTED
+    assert "version 3: it was rolled back (" in capsys.readouterr().out
+    assert champion(registry) == "1"
+    assert main(["--model=models:/seg-unet/3"]) == 0
+    assert champion(registry) == "3"
+
+
 @pytest.mark.parametrize("margin", ["-1", "2", "nan", "much"])
 def test_a_margin_that_is_none(margin: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -110,7 +110,7 @@ def test_threshold_and_tta(model: SegmentationModel) -> None:
     [
         ({"threshold": 1.5}, "threshold must lie between 0 and 1, got 1.5; use 0.5"),
         ({"threshold": float("nan")}, "threshold must lie between 0 and 1, got nan"),
-        ({"tta": "turns"}, "tta must be one of none, flips, got 'turns'"),
+        ({"tta": "turns"}, "tta must be one of none, flips, square, got 'turns'"),
         ({"output": "box"}, "output must be one of mask, rle, polygon, probability, got 'box'"),
     ],
 )
@@ -127,7 +127,8 @@ def test_a_broken_image_costs_no_other(model: SegmentationModel) -> None:
         PNG[:60]: "the PNG is cut off",
         base64.b64encode(b"GIF89a").decode(): "must be a JPEG, PNG, BMP or TIFF file, this one begins with 'GIF89a'",
         "": "the image file is empty",
-        None: "must be the bytes of a file, or base64 of them, got NoneType",
+        None: "the image's value is missing; send the bytes of a file",
+        float("nan"): "the image's value is missing",
         3: "must be the bytes of a file, or base64 of them, got int",
     }
     lists: list[tuple[Any, str]] = [

@@ -158,7 +158,7 @@ assert found.area.isna().tolist() == [False, True, True, True, False, False]
 check_answer(found[found.error == ""])
 for params, message in (
     ({"output": "box"}, "output must be one of mask, rle, polygon, probability, got 'box'"),
-    ({"tta": "turns"}, "tta must be one of none, flips, got 'turns'"),
+    ({"tta": "turns"}, "tta must be one of none, flips, square, got 'turns'"),
     ({"threshold": 2.0}, "threshold must lie between 0 and 1, got 2.0"),
     ({"threshold": "high"}, "threshold"),
 ):

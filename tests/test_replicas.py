@@ -87,6 +87,16 @@ class TestEqualToOneReplica:
         # Adam divides small gradients by their own size, rounding errors too.
         np.testing.assert_allclose(runs[devices]["fit"], runs["cpu:1"]["fit"], rtol=2e-3)
 
+    def test_two_epochs_of_the_whole_recipe(self, runs: dict[str, dict[str, Any]], devices: str) -> None:
+        np.testing.assert_allclose(runs[devices]["recipe"], runs["cpu:1"]["recipe"], rtol=2e-3)
+
+    @pytest.mark.parametrize("loss", ["bce", "batch_dice"])
+    def test_the_gradient_is_clipped_as_a_whole(self, runs: dict[str, dict[str, Any]], devices: str, loss: str) -> None:
+        many, one = (runs[name]["clipped"][loss] for name in (devices, "cpu:1"))
+        assert np.linalg.norm(one["moments"]) == pytest.approx(0.1 * 0.01, rel=1e-4)
+        np.testing.assert_allclose(many["moments"], one["moments"], rtol=1e-3, atol=1e-9)
+        assert len(many["average"]) == len(one["average"])
+
     def test_a_loss_that_returns_a_scalar_is_found_out(self, runs: dict[str, dict[str, Any]], devices: str) -> None:
         many, one = (np.array(runs[name]["scalar"]["gradient"]) for name in (devices, "cpu:1"))
         assert np.linalg.norm(many) > 1.5 * np.linalg.norm(one)

@@ -3,7 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.search import SearchSpace, fingerprint, make_pruner, make_sampler, parse_filters, parse_losses, suggest
+from experiments.search import (
+    SearchSpace,
+    fingerprint,
+    make_pruner,
+    make_sampler,
+    parse_arms,
+    parse_filters,
+    parse_learning_rates,
+    parse_losses,
+    suggest,
+)
 from seg.config import TrainConfig
 from seg.errors import UserError
 
@@ -33,6 +43,18 @@ def test_lists():
         (parse_filters, "", "filters must be values separated by commas, got ''"),
         (parse_filters, "8,0", "filters must be at least 1, got 0"),
         (parse_filters, "8,08", "filters must name each value once, got '8,08'"),
+        (parse_learning_rates, "0.1,fast", "learning_rate must be numbers separated by commas, got '0.1,fast'"),
+        (parse_learning_rates, "0.1,-1", "learning_rate must be positive numbers, got '0.1,-1'"),
+        (parse_learning_rates, "inf", "learning_rate must be positive numbers, got 'inf'"),
+        (parse_learning_rates, "0.1,1e-1", "learning_rate must name each value once, got '0.1,1e-1'"),
+        (parse_arms, "depth", "arms must be NAME=VALUE,VALUE;NAME=VALUE,…, got 'depth'"),
+        (parse_arms, "depht=3,4", "arms must name options of training, got 'depht'; choose from augmentation"),
+        (parse_arms, "epochs=3,4", "arms must not name epochs: arms have equal budgets; choose from"),
+        (parse_arms, "loss=bce,dice", "arms must not name loss: it has an option of its own"),
+        (parse_arms, "depth=3;depth=4", "arms must name each option once, got depth twice"),
+        (parse_arms, "depth=3,three", "depth must be values of type int, got 'three'"),
+        (parse_arms, "depth=3,03", "depth must name each value once, got '3,03'"),
+        (parse_arms, "depth=", "depth must be values separated by commas, got ''"),
     ],
 )
 def test_bad_lists_are_user_errors(parse, text, message):
@@ -42,7 +64,7 @@ def test_bad_lists_are_user_errors(parse, text, message):
 
 @given(st.text(max_size=20))
 def test_any_text_is_a_list_or_a_user_error(text):
-    for parse in (parse_losses, parse_filters):
+    for parse in (parse_losses, parse_filters, parse_learning_rates):
         try:
             values = parse(text)
         except UserError:
@@ -60,6 +82,39 @@ def test_grid_pairs_seeds():
         ("bce", 8, 8),
         ("bce", 16, 8),
     ]
+
+
+def test_arms_of_further_options():
+    assert parse_arms("") == {}
+    assert parse_arms("depth = 2,3; augmentation=none,full ;") == {"depth": (2, 3), "augmentation": ("none", "full")}
+    base = TrainConfig(image_size=64, depth=2)
+    space = SearchSpace(base=base, losses=("bce",), filters=(8, 16), others={"depth": (2, 3)})
+    assert [(arm.filters, arm.depth) for arm in space.arms()] == [(8, 2), (8, 3), (16, 2), (16, 3)]
+    assert space.as_dict()["depth"] == [2, 3]
+    assert space.tuning() == []
+    with pytest.raises(UserError, match="image_size must be a multiple of 128 for depth 7"):
+        SearchSpace(base=base, losses=("bce",), filters=(8,), others={"depth": (2, 7)})
+
+
+@given(st.text(max_size=30) | st.from_regex(r"[a-z_]{1,13}=[^;]{0,8}(;[a-z_]{1,8}=[^;]{0,8})?", fullmatch=True))
+def test_any_text_names_arms_or_is_a_user_error(text):
+    try:
+        found = parse_arms(text)
+    except UserError:
+        return
+    assert all(values for values in found.values())
+
+
+def test_every_arm_tries_every_learning_rate_with_the_first_seed():
+    base = TrainConfig(image_size=64, depth=2, seed=5, learning_rate=0.1)
+    space = SearchSpace(base=base, losses=("bce", "dice"), filters=(8,), learning_rates=(0.1, 0.01))
+    assert [(arm.loss, arm.learning_rate, arm.seed) for arm in space.tuning()] == [
+        ("bce", 0.1, 5),
+        ("bce", 0.01, 5),
+        ("dice", 0.1, 5),
+        ("dice", 0.01, 5),
+    ]
+    assert space.as_dict()["learning_rate"] == [0.1, 0.01]
 
 
 def test_unknown_sampler():
@@ -84,6 +139,12 @@ def test_fingerprint_ignores_what_does_not_change_the_model():
 )
 def test_depths_divide_the_image(image_size, depth, depths):
     assert make_space("tpe", image_size=image_size, depth=depth).depths() == depths
+
+
+def test_depths_suit_the_architecture():
+    assert make_space("tpe", architecture="deeplabv3plus", image_size=64, depth=3).depths() == (3, 4)
+    assert make_space("tpe", encoder="resnet50", image_size=64, depth=5).depths() == (4, 5)
+    assert make_space("tpe", deep_supervision="yes", image_size=64, depth=2).depths() == (2, 3)
 
 
 def test_tpe_proposes_valid_configurations_within_the_space():

@@ -36,6 +36,8 @@ TRIANGLE = [1, 1, 5, 1, 5, 5]
         ([[1, 1, 5, 5]], "too_few_points", "at least 3 points, got 2"),
         ([[]], "too_few_points", "got 0"),
         ([[-10, 0, 20, 0] * (MAX_OUTLINE // 50)], "outline_too_long", "at most 4000000 pixels"),
+        # 30 columns an edge, 2000 edges, 67 polygons: 4,020,000; allowed are 4,000,000 and half of 80 pixels
+        ([[-10, 0, 20, 0] * 1000] * 67, "outline_too_long", "at most 4000040 pixels long together, got 4020000"),
         ({"counts": [80]}, "rle_missing_key", "must have 'size'"),
         ({"size": [8, 10]}, "rle_missing_key", "must have 'counts'"),
         ({"size": [8.0, 10], "counts": [80]}, "rle_size_type", "must be two integers"),

@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seg.data.convert import convert
+from seg.data.export import Export
+from seg.data.files import HashCache
+from seg.data.groups import _pictures, _thumbnails, find_groups
 from seg.data.manifest import SPLITS
 from seg.data.splits import assign, check_split
 from seg.errors import UserError
@@ -143,6 +146,48 @@ def test_copies_stay_together(tmp_path):
     manifest = converted(data, tmp_path, split="grouped")
     side = {name: split for split, names in members(manifest).items() for name in names}
     assert side["test/g.png"] == side["train/a.png"]
+
+
+def test_a_copy_is_found_among_strangers_of_the_same_scene(tmp_path):
+    """A camera that stands still: every small picture is alike, and only the fine detail tells a copy."""
+    contents = {
+        "train": named("a.png", "c.png", "d.png", "e.png"),
+        "valid": named("f.png", "g.png"),
+        "test": named("b.png", "h.png"),
+    }
+    for document in contents.values():
+        for image in document["images"]:
+            image |= {"height": 160, "width": 160}
+    data = write_export(tmp_path / "data", **contents)
+    random = np.random.default_rng(3)
+    scene = cv2.GaussianBlur(random.integers(0, 256, (160, 160)).astype(np.float32), (0, 0), 20)
+    scene = cv2.normalize(scene, None, 40, 200, cv2.NORM_MINMAX)
+    pictures = {}
+    for path in sorted(data.rglob("*.png")):
+        pictures[path] = scene + random.normal(0, 8, scene.shape)
+    by_name = {path.name: path for path in pictures}
+    pictures[by_name["b.png"]] = pictures[by_name["a.png"]]
+    rows, columns = np.mgrid[-1:1:160j, -1:1:160j]
+    for name in ("b.png", "g.png", "h.png"):  # darker corners: each of the two has strangers that look more like it
+        pictures[by_name[name]] = pictures[by_name[name]] * (1 - 0.12 * (rows**2 + columns**2))
+    for path, picture in pictures.items():
+        cv2.imwrite(str(path), np.clip(picture, 0, 255).astype(np.uint8))
+    names = [path.name for path in pictures]
+    thumbnails = _thumbnails(_pictures(list(pictures), 1))
+    likeness = thumbnails @ thumbnails.T
+    first, second = names.index("a.png"), names.index("b.png")
+    assert sum(likeness[first] > likeness[first, second]) > 1  # more than itself
+    assert sum(likeness[second] > likeness[first, second]) > 1
+    groups = [place.group for place in find_groups(exported(data), 1)]
+    by_name = dict(zip([image.entry.file_name for image in exported(data)], groups, strict=True))
+    assert by_name["a.png"] == by_name["b.png"]
+    assert len(set(groups)) == 7
+
+
+def exported(data):
+    export = Export(data, "all", "ignore", "", None)
+    export.locate_images(HashCache(data / "hashes.json"))
+    return [image for split in ("train", "val", "test") for image in export.images[split]]
 
 
 def test_series_is_cut_into_blocks_with_gaps(tmp_path):

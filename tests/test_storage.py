@@ -100,6 +100,26 @@ def test_other_settings(tmp_path, change, message):
         pass
 
 
+def test_a_study_from_before_a_field_was_there_goes_on_with_its_default(tmp_path):
+    def forget(fields: dict) -> dict:
+        return {name: value for name, value in fields.items() if name not in ("architecture", "dropout")}
+
+    with open_study(url_in(tmp_path), make_identity()) as store:
+        number = store.ask(make_space().arms()[0]).number
+    study = optuna.load_study(study_name="losses", storage=url_in(tmp_path))
+    study.set_user_attr("space", forget(study.user_attrs["space"]))
+    (trial,) = study.trials
+    study._storage.set_trial_user_attr(trial._trial_id, "config", forget(trial.user_attrs["config"]))
+
+    with open_study(url_in(tmp_path), make_identity()) as store:
+        assert store.trials()[number].config == make_space().arms()[0]
+    with (
+        pytest.raises(UserError, match="was started with dropout=0.0, got 0.5"),
+        open_study(url_in(tmp_path), make_identity(space=make_space(dropout=0.5))),
+    ):
+        pass
+
+
 def test_devices_may_change(tmp_path):
     for devices in ("auto", "cpu:2"):
         with open_study(url_in(tmp_path), make_identity(space=make_space(devices=devices))):

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from experiments import report
+from experiments.comparison import winner
 from experiments.split_predictions import SplitPredictions, predictions_file
-from experiments.storage import StoredStudy, StudyIdentity, TrialRow, open_study
+from experiments.storage import StoredStudy, StudyIdentity, TestUse, TrialRow, open_study
 from experiments.study_origin import StudyOrigin, origin_file
 from experiments.study_page import study_page
 from experiments.study_page.per_image import MOST_ROWS
@@ -22,7 +23,7 @@ from experiments.study_page.pictures import agree, different, quantiles
 from experiments.study_page.record import ImageRow, StudyRecord, gather
 from experiments.study_result import final_folder, trial_folder
 from experiments.tracking import Tracker
-from seg.config import TrainConfig
+from seg.config import ARCHITECTURES, TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 from tests.study_setting import make_space
@@ -295,6 +296,15 @@ class TestMissing:
         assert "No trial finished: there is no answer yet." in text
         assert "How well does a U-Net segment tiny?" in text
 
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_the_question_names_the_network(self, tmp_path: Path, architecture: str) -> None:
+        study = write_workspace(tmp_path)
+        study = replace(study, rows=(), settings=study.settings | {"architecture": architecture})
+        asked = re.search(r"How well does an? (.*?) segment tiny\?", Read(study_page(gather(study, tmp_path))).text)
+        assert asked
+        letters = re.sub("[^a-z0-9+]", "", asked[1].lower()).replace("+", "plus")
+        assert letters == architecture.replace("_", "")
+
     def test_a_study_whose_only_trial_died(self, tmp_path: Path) -> None:
         dead = TrialRow(number=0, state="failed", config=None, val_dice=None, run_id=None, reason="died", seconds=None)
         study = replace(write_workspace(tmp_path), rows=(dead,))
@@ -314,17 +324,36 @@ class TestWords:
         scores = {"dice": {"mean": mean, "low": low, "high": 0.8}}
         assert words in study_page(replace(record, evaluation=EVALUATION | {"scores": scores}))
 
-    def test_the_best_trial_of_another_arm(self, record: StudyRecord) -> None:
+    def test_the_winner_is_of_the_best_arm_and_not_the_luckiest_trial(self, record: StudyRecord) -> None:
         # bce has the best mean (0.6), and dice the best trial (0.75, beside 0.25).
+        second = TrainConfig(loss="dice", image_size=16, depth=1, filters=2, seed=1)
+        other = TrainConfig(loss="bce", image_size=16, depth=1, filters=2, seed=1)
         rows = (
             trial(0, "bce", 0.6),
             trial(1, "dice", 0.75),
-            trial(
-                2, "dice", 0.25, config=replace(TrainConfig(), loss="dice", image_size=16, depth=1, filters=2, seed=1)
-            ),
+            trial(2, "dice", 0.25, config=second),
+            trial(3, "bce", 0.55, config=other),
         )
-        found = study_page(replace(record, study=replace(record.study, rows=rows)))
-        assert "The best single trial, 1, is of another arm than the best mean" in found
+        found = winner(rows)
+        assert found is not None
+        assert found.number == 0
+
+    def test_a_study_that_went_on_after_its_test_use(self, record: StudyRecord, tmp_path: Path) -> None:
+        use = TestUse(trial=1, at="2026-01-02T03:04:05+00:00")
+        rows = (replace(record.study.rows[0], val_dice=0.9), *record.study.rows[1:])
+        study = replace(record.study, rows=rows, test_uses=(use,))
+        found = gather(study, record.workspace)
+        assert (found.winner.number, found.scored.number) == (0, 1)
+        text = Read(study_page(found)).text
+        assert "The test split was used for trial 1 and is not used again: the best trial is now 0" in text
+
+    def test_the_optimism_gap(self, record: StudyRecord) -> None:
+        use = TestUse(trial=1, at="2026-01-02T03:04:05+00:00")
+        study = replace(record.study, test_uses=(use,))
+        found = replace(record, study=study, evaluation=EVALUATION | {"validation_dice": 0.8})
+        text = Read(study_page(found)).text
+        assert "its Dice is 0.800: +0.050 is the optimism gap" in text
+        assert "used once for it, on 2026-01-02 at 03:04 UTC" in text
 
 
 def test_a_search_shows_what_made_the_difference(record: StudyRecord) -> None:

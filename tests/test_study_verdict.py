@@ -1,9 +1,12 @@
 """The verdict says no more than the trials show."""
 
-import pytest
+import numpy as np
 
+from experiments.compared import Compared
+from experiments.comparison import arms, shared_seeds
 from experiments.storage import TrialRow
-from experiments.study_page.verdict import judge, sign_test
+from experiments.study_page.verdict import Verdict, judge
+from seg.comparison import compare_arms
 from seg.config import TrainConfig
 
 
@@ -26,6 +29,27 @@ def trials(**scores: list[float | None]) -> list[TrialRow]:
     return rows
 
 
+def verdict(images: int, image: float, noise: float, **scores: list[float | None]) -> Verdict:
+    """Of arms whose trials have these means over the images.
+
+    Args:
+        images: of validation.
+        image, noise: standard deviations of the differences, alike for all seeds and not.
+    """
+    rows = trials(**scores)
+    found = [arm for arm in arms(rows) if arm.val_dice]
+    seeds = shared_seeds(found)
+    generator = np.random.default_rng(0)
+    dice = np.array([[[arm.by_seed[seed]] * images for seed in seeds] for arm in found])
+    for deviation, shape in ((image, (len(found), 1, images)), (noise, dice.shape)):
+        spread = generator.normal(0, deviation, shape)
+        dice = dice + spread - spread.mean(axis=(1, 2), keepdims=True)
+    compared = Compared(
+        arms=tuple(found), seeds=seeds, result=compare_arms(dice), empty=0, by_size=(), false_positives=()
+    )
+    return judge(rows, "grid", compared)
+
+
 def test_no_trial_finished():
     found = judge(trials(bce=[None]), "grid")
     assert (found.decided, found.headline) == (False, "No trial finished: there is no answer yet.")
@@ -39,59 +63,67 @@ def test_one_arm():
 
 
 def test_one_seed_decides_nothing_however_large_the_lead():
-    found = judge(trials(bce=[0.1], dice=[0.9], bce_dice=[0.2]), "grid")
+    found = verdict(100, 0.01, 0.01, bce=[0.1], dice=[0.9], bce_dice=[0.2])
     assert not found.decided
     assert found.headline == "dice scored highest, but the comparison is not decided: one seed per arm."
-    assert found.reasons[0].startswith("Its val_dice is 0.900; the next, bce_dice, has 0.200.")
-    assert "with 6 trials every arm has two" in found.reasons[0]
+    assert found.reasons[0] == "Its mean Dice on the 100 validation images is 0.900; the next, bce_dice, has 0.200."
+    assert "compare trains three per arm" in found.reasons[1]
 
 
 def test_seeds_that_only_one_arm_has_do_not_count():
-    assert "one seed per arm" in judge(trials(bce=[0.1], dice=[0.9, 0.9]), "grid").headline
+    assert "one seed per arm" in verdict(100, 0.01, 0.01, bce=[0.1], dice=[0.9, 0.9]).headline
 
 
-def test_five_seeds_are_too_few_and_six_are_enough():
-    # 2 · (1/2)^5 = 6.25 %, 2 · (1/2)^6 = 3.125 %.
-    five = judge(trials(bce=[0.1] * 5, dice=[0.2] * 5), "grid")
-    assert not five.decided
-    assert five.headline == "dice scored highest, but 5 seeds per arm do not decide the comparison."
-    assert "At least 6 seeds, all pointing the same way" in five.reasons[2]
-    six = judge(trials(bce=[0.1] * 6, dice=[0.2] * 6), "grid")
-    assert six.decided
-    assert six.headline == "dice is best: ahead of bce on 6 of 6 seeds."
-    assert "by +0.100 on average (+0.100 to +0.100)" in six.reasons[1]
+def test_a_clear_lead_is_decided():
+    found = verdict(200, 0.05, 0.05, bce=[0.50, 0.51, 0.50], dice=[0.60, 0.61, 0.60])
+    assert found.decided
+    assert found.headline == "dice is best: its Dice is 0.100 higher than that of bce."
+    assert "On the same 3 seeds and images it is ahead of bce by +0.100 on average" in found.reasons[1]
+    assert "with a probability of less than 0.1%. " in found.reasons[1]
 
 
-def test_with_more_arms_more_seeds_are_needed():
-    # Three pairs: 3 · 2 · (1/2)^6 = 9.4 %, 3 · 2 · (1/2)^7 = 4.7 %.
-    six = judge(trials(bce=[0.1] * 6, dice=[0.2] * 6, bce_dice=[0.1] * 6), "grid")
-    assert not six.decided
-    assert "If all 3 arms were equal, two would part this clearly with a probability up to 9%." in six.reasons[2]
-    assert "At least 7 seeds, all pointing the same way, would decide it." in six.reasons[2]
-    assert judge(trials(bce=[0.1] * 7, dice=[0.2] * 7, bce_dice=[0.1] * 7), "grid").decided
+def test_with_more_arms_the_probability_is_of_all_pairs():
+    found = verdict(200, 0.05, 0.05, bce=[0.5] * 3, dice=[0.6] * 3, bce_dice=[0.4] * 3)
+    assert found.decided
+    assert "the 3 pairs of arms taken into account" in found.reasons[1]
 
 
-def test_two_seeds_and_many_arms_say_nothing():
-    found = judge(trials(bce=[0.1] * 2, dice=[0.2] * 2, bce_dice=[0.1] * 2), "grid")
-    assert found.reasons[2].startswith("Equal arms part like this all the time. At least 7 seeds")
+def test_few_images_ask_for_more_images():
+    found = verdict(30, 0.2, 0.01, bce=[0.50, 0.50, 0.50], dice=[0.52, 0.52, 0.52])
+    assert not found.decided
+    assert found.headline.startswith("Not decided: dice scored highest, but is not told from bce; about ")
+    assert found.headline.endswith(" more validation images would be needed, more seeds alone would not do.")
 
 
-def test_a_higher_mean_that_one_seed_makes_does_not_decide():
-    found = judge(trials(bce=[0.5] * 6, dice=[0.4, 0.4, 0.4, 0.4, 0.4, 1.6]), "grid")
-    assert found.headline.startswith("dice scored highest, but 6 seeds")
-    assert "ahead of that arm on 1 of 6" in found.reasons[1]
+def test_seeds_that_differ_ask_for_more_seeds():
+    found = verdict(2000, 0.01, 0.01, bce=[0.50, 0.56, 0.47], dice=[0.53, 0.52, 0.54])
+    assert not found.decided
+    assert found.headline.endswith(" more seeds would be needed, more images alone would not do.")
+
+
+def test_both_would_do():
+    found = verdict(200, 0.03, 0.3, bce=[0.5, 0.5, 0.5], dice=[0.515, 0.515, 0.515])
+    assert not found.decided
+    assert " more validation images or " in found.headline
+
+
+def test_equal_scores_need_nothing():
+    found = verdict(20, 0.0, 0.0, bce=[0.5, 0.5], dice=[0.5, 0.5])
+    assert found.headline.endswith("they score the same, which no number of images or seeds would change.")
+
+
+def test_several_rivals_are_counted():
+    found = verdict(20, 0.3, 0.1, bce=[0.5] * 2, dice=[0.51] * 2, bce_dice=[0.49] * 2)
+    assert "is not told from bce and 1 more; " in found.headline
+
+
+def test_what_cannot_be_compared_says_why():
+    found = judge(trials(bce=[0.1] * 3, dice=[0.2] * 3), "grid", None, "the dataset is gone.")
+    assert found.headline == "dice scored highest, but the arms cannot be compared image by image."
+    assert found.reasons == ("Why not: the dataset is gone.",)
 
 
 def test_a_search_compares_nothing():
     found = judge(trials(bce=[0.1] * 9, dice=[0.2] * 9), "tpe")
     assert not found.decided
     assert found.headline == "The search found dice; that it is better than its neighbours is not shown."
-
-
-@pytest.mark.parametrize(
-    ("ahead", "behind", "probability"),
-    [(0, 0, 1.0), (1, 0, 1.0), (1, 1, 1.0), (3, 0, 0.25), (5, 1, 14 / 64), (1, 5, 14 / 64), (6, 0, 1 / 32)],
-)
-def test_sign_test(ahead, behind, probability):
-    # Of 2^6 ways to toss six coins, 1 + 6 have at least five heads, and as many at least five tails: 14 of 64.
-    assert sign_test(ahead, behind) == pytest.approx(probability)

@@ -23,6 +23,8 @@ VERBS = (
     "export_coco",
     "train",
     "study",
+    "compare",
+    "reproduce",
     "evaluate",
     "predict",
     "report",

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from experiments.environment import Environment
 from experiments.jobs import Job, epoch_picture
 from experiments.split_predictions import SplitPredictions
 from experiments.tasks import panel_images, run
@@ -58,6 +59,16 @@ class TestTrain:
         rows = read_table(folder / "history.csv")
         assert [int(row["epoch"]) for row in rows] == [1, 2]
         assert float(rows[1]["val_dice"]) == reports[1].val_dice
+
+    def test_the_environment_is_that_of_the_process(
+        self, trained: tuple[Path, dict[str, Any], list[EpochReport]]
+    ) -> None:
+        found = Environment.read((trained[0] / "environment.json").read_text(encoding="utf-8"))
+        assert found.devices == ("CPU",)
+        assert found.threads.keys() == {"intra_op", "inter_op"}
+        assert {"seg/losses.py", "seg/training/fit.py", "experiments/tasks.py"} <= found.code.keys()
+        assert found.cores >= 1
+        assert found.cpu
 
     def test_panels(self, trained: tuple[Path, dict[str, Any], list[EpochReport]]) -> None:
         panels = sorted((trained[0] / "panels").iterdir())

@@ -31,7 +31,7 @@ def manifest(tmp_path):
         name="lesions",
         image_size=128,
         split="official",
-        settings={},
+        settings={"categories": "all"},
         categories=[],
         splits={"train": SplitSummary(examples=30, empty=2, foreground=0.05, key="t")},
         left_out=[],
@@ -100,7 +100,9 @@ def test_the_dataset_is_an_input_with_our_key(tracker, study, manifest, client):
         (entry,) = client.get_run(run_id).inputs.dataset_inputs
         assert (entry.dataset.name, entry.dataset.digest) == ("lesions", "0123456789abcdef")
         assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
-        assert json.loads(entry.dataset.profile)["train"] == {"examples": 30, "empty": 2}
+        profile = json.loads(entry.dataset.profile)
+        assert profile["train"] == {"examples": 30, "empty": 2, "key": "t"}
+        assert profile["settings"] == {"categories": "all"}
 
 
 def test_epochs_are_steps(tracker, study, manifest, client):

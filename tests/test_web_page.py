@@ -118,11 +118,17 @@ class TestLook:
         content = json.loads(look.with_threshold(0, 1.0).coco())
         assert (len(content["images"]), content["annotations"]) == (1, [])
 
-    def test_too_large_for_a_canvas(self, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-        look.check_redrawable()
-        monkeypatch.setattr(look_module, "REDRAWABLE", 7)
-        with pytest.raises(UserError, match="at most 7 pixels, got 8; download the COCO JSON"):
-            look.check_redrawable()
+    def test_too_large_for_the_page(self, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Judged by the header, before a pixel is decoded or predicted."""
+        monkeypatch.setattr(look_module, "MAX_PIXELS", 8)
+        look_at("scan.png", IMAGE, [model(1, CHAMPION)])
+        monkeypatch.setattr(look_module, "MAX_PIXELS", 7)
+        calls = FakePredictor.calls
+        with pytest.raises(UserError, match="at most 7 pixels, got 4×2; make it smaller, or predict it with"):
+            look_at("scan.png", IMAGE[:40], [model(1, CHAMPION)])
+        assert FakePredictor.calls == calls
+        with pytest.raises(UserError, match="the size of its image, 2×4, got 8192×8192"):
+            look.with_truth(IMAGE[:16] + b"\0\0\x20\0\0\0\x20\0" + IMAGE[24:])
 
 
 class TestSession:
@@ -181,6 +187,15 @@ class TestCorrections:
         assert annotation["model"] == "models:/seg-unet/1"
         assert annotation["threshold"] == 0.5
 
+    @pytest.mark.parametrize("letter", ["a", "é", "日", "😀"])
+    def test_names_as_long_as_a_file_system_allows(self, look: Look, tmp_path: Path, letter: str) -> None:
+        for count in range(55, 251 // len(letter.encode()) + 1):
+            corrections = Corrections(tmp_path)
+            image = corrections.mark_wrong(IMAGE, f"{letter * count}.png", look.readings[0].mask, {})
+            assert image.read_bytes() == IMAGE
+            assert len(image.name.encode()) < 100
+        assert len(list((tmp_path / "wrong").iterdir())) == 2  # the image, and its annotations
+
     @pytest.mark.parametrize("drawn", ["", "data:image/png;base64,AAAA", "/etc/passwd"])
     def test_no_drawing(self, look: Look, tmp_path: Path, drawn: str) -> None:
         with pytest.raises(UserError):
@@ -219,9 +234,21 @@ class TestViews:
         assert "Unlike the training images: it is &lt;small&gt;" in views.pictures(odd)
 
     def test_downloads_are_whole_files(self, look: Look) -> None:
-        found = dict(re.findall(r'href="data:[a-z/]+;base64,([^"]+)" download="([^"]+)"', views.pictures(look)))
-        files = {name: base64.b64decode(content) for content, name in found.items()}
-        assert files == {"scan_mask.png": look.mask_png(), "scan_coco.json": look.coco().encode()}
+        files = [json.loads(made(look)) for made in (views.mask_file, views.coco_file)]
+        assert [(file["name"], file["type"], base64.b64decode(file["content"])) for file in files] == [
+            ("scan_mask.png", "image/png", look.mask_png()),
+            ("scan_coco.json", "application/json", look.coco().encode()),
+        ]
+
+    def test_a_slider_makes_no_files(self, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Encoding a large mask takes seconds, and a slider moves many times."""
+
+        def never(*_: Any) -> Any:
+            raise AssertionError
+
+        monkeypatch.setattr(Look, "mask_png", never)
+        monkeypatch.setattr(Look, "coco", never)
+        assert "threshold 0.90" in views.pictures(look.with_threshold(0, 0.9))
 
     def test_a_name_cannot_leave_its_attribute(self) -> None:
         shown = views.pictures(look_at('"><script>.png', IMAGE, [model(1, CHAMPION)]))

@@ -183,7 +183,7 @@ def _curves(evaluation: Mapping[str, Any], curves: Path) -> Section:
             f"Foreground is where the probability is at least {evaluation['threshold']:.2f}: {chosen}. The curve of "
             f"{evaluation['split']} is shown to be read; it chose nothing.",
             f"Expected calibration error {error:.3f}: the mean distance of probability and truth, over pixels. Above "
-            "the diagonal the model could be surer; below it, it is surer than it is right.",
+            "the diagonal foreground is more frequent there than predicted; below it, less.",
         ),
         pictures=(
             _picture(curves, "threshold_curve", "Mean Dice per image, at the training size, over the threshold."),

@@ -121,6 +121,8 @@ class WorkerProcess:
     def ending(self) -> JobEnded:
         """How the job ended; after `has_exited`."""
         self.read_reports()  # what it sent between the last look and its exit
+        if self._garbage is None and self._outcome is not None and self._outcome.state == "finished":
+            return self._outcome  # whatever it was told meanwhile: the work is done
         if self.cancelled_at is not None:
             return JobEnded(job=self.job, state="cancelled", reason="cancelled")
         if self._garbage is not None:

@@ -6,6 +6,7 @@ from experiments.study_page.answer import answer, question
 from experiments.study_page.comparing import compared, curves
 from experiments.study_page.cost import cost
 from experiments.study_page.data import data
+from experiments.study_page.pairs import pairs
 from experiments.study_page.per_image import per_image
 from experiments.study_page.pictures import disagreements, overlays
 from experiments.study_page.provenance import provenance
@@ -15,6 +16,7 @@ from seg.page import Html, element, page
 _HERE = Path(__file__).parent
 _CONTENTS = {
     "arms": "Arms",
+    "pairs": "How sure",
     "curves": "Curves",
     "overlays": "Overlays",
     "disagreements": "Disagreements",
@@ -32,6 +34,7 @@ def study_page(record: StudyRecord) -> Html:
         answer(record),
         element("nav", element("ol", *links), class_="row", aria_label="Sections"),
         compared(record),
+        pairs(record),
         curves(record),
         overlays(record),
         disagreements(record),

@@ -6,10 +6,15 @@ from typing import Any
 from experiments.comparison import arms, varied
 from experiments.progress import duration
 from experiments.study_page.record import StudyRecord
-from experiments.study_page.verdict import judge
 from seg.page import Html, element, facts
 
 _NOUNS = {"filters": "width", "loss": "loss"}
+_NETWORKS = {
+    "unet": "a U-Net",
+    "attention_unet": "an attention U-Net",
+    "unet_plus_plus": "a U-Net++",
+    "deeplabv3plus": "a DeepLabv3+",
+}
 _BASELINES = {
     "nearest_image": "nearest image copied",
     "best_constant": "best constant mask",
@@ -19,7 +24,7 @@ _BASELINES = {
 
 def answer(record: StudyRecord) -> Html:
     """The page's header."""
-    verdict = judge(record.study.rows, record.study.sampler)
+    verdict = record.verdict
     return element(
         "header",
         element("p", f"Study {record.study.study}", class_="kind"),
@@ -37,10 +42,11 @@ def answer(record: StudyRecord) -> Html:
 
 def question(record: StudyRecord) -> str:
     """What the study was to find out."""
-    names = varied(record.study.rows)
+    names = varied(record.rows)
     dataset = record.study.dataset_name
     if not names:
-        return f"How well does a U-Net segment {dataset}?"
+        network = _NETWORKS[record.study.settings.get("architecture", "unet")]  # older studies do not say
+        return f"How well does {network} segment {dataset}?"
     nouns = [
         f"which {_NOUNS.get(name, name.replace('_', ' '))}" for name in sorted(names, key=lambda name: name != "loss")
     ]
@@ -51,11 +57,14 @@ def question(record: StudyRecord) -> str:
 def _facts(record: StudyRecord) -> dict[str, str]:
     rows, found = record.study.rows, {}
     if record.winner is not None and record.winner.val_dice is not None:
-        names = [arm.name for arm in arms(rows) if record.winner.number in arm.trials_finished]
+        names = [arm.name for arm in arms(record.rows) if record.winner.number in arm.trials_finished]
         found["best trial"] = f"{record.winner.number}: {names[0]}" if names else str(record.winner.number)
         found["its validation Dice"] = f"{record.winner.val_dice:.3f}"
-    if record.evaluation:
-        found["its test Dice"] = f"{interval(record.evaluation['scores']['dice'])}"
+    if record.evaluation and record.scored is not None:
+        whose = "its" if record.scored == record.winner else f"trial {record.scored.number}'s"
+        found[f"{whose} test Dice"] = f"{interval(record.evaluation['scores']['dice'])}"
+        if (gap := record.optimism_gap) is not None:
+            found["optimism gap"] = f"{gap:+.3f}"
     found["trials"] = f"{sum(row.state == 'finished' for row in rows)} of {len(rows)} finished"
     return found | {"training time": duration(sum(row.seconds or 0 for row in rows))}
 
@@ -68,21 +77,29 @@ def _test(record: StudyRecord) -> Iterator[str]:
     """How the winner does on the test split, in words."""
     if record.winner is None:
         return
-    leading = arms(record.study.rows)[0]
-    if record.winner.number not in leading.trials_finished:
-        yield (
-            f"The best single trial, {record.winner.number}, is of another arm than the best mean; it is the one "
-            "that is scored and registered."
-        )
     if record.evaluation is None:
-        yield "The best trial was not scored on the test split; main does that, study does not."
+        yield "The best trial was not scored on the test split; main and compare do that, study does not."
         return
+    assert record.scored is not None
+    if record.scored != record.winner:
+        yield (
+            f"The test split was used for trial {record.scored.number} and is not used again: the best trial is now "
+            f"{record.winner.number}, which has no test score."
+        )
     dice, examples = record.evaluation["scores"]["dice"], record.evaluation["examples"]
     yield (
-        f"On {examples:,} test images, which no trial saw, trial {record.winner.number} has a Dice of "
+        f"On {examples:,} test images, which no trial saw, trial {record.scored.number} has a Dice of "
         f"{dice['mean']:.3f} (95 % interval: {dice['low']:.3f} to {dice['high']:.3f}). The "
         "interval is about other images of the same kind, not about training again."
     )
+    gap = record.optimism_gap
+    if gap is not None:
+        used = next((use.at for use in record.study.test_uses if use.trial == record.scored.number), None)
+        when = f" The test split was used once for it, on {used[:10]} at {used[11:16]} UTC." if used else ""
+        yield (
+            f"On validation, at the same threshold, its Dice is {record.evaluation['validation_dice']:.3f}: {gap:+.3f} "
+            f"is the optimism gap, what being chosen there flatters it by and what the two splits differ by.{when}"
+        )
     nearest = record.evaluation["baselines"].get("nearest_image")
     if nearest is not None:
         yield _beside_copying(dice, nearest)

@@ -8,7 +8,7 @@ from seg.page import Html, table
 
 def compared(record: StudyRecord) -> Html:
     """The table of the arms and the plot of their scores."""
-    rows = record.study.rows
+    rows = record.rows
     if not comparison.finished(rows):
         return section("arms", "The arms compared", note("No trial finished."))
     head, *body = comparison.cells(rows)

@@ -46,7 +46,7 @@ def disagreements(record: StudyRecord) -> Html:
     """The validation images on which the best trials of the two best arms differ most."""
     title = "Where the best two arms disagree"
     trials = {row.number: row for row in record.study.rows}
-    best = [(arm.name, trials[arm.best_trial]) for arm in arms(record.study.rows) if arm.best_trial is not None][:2]
+    best = [(arm.name, trials[arm.best_trial]) for arm in arms(record.rows) if arm.best_trial is not None][:2]
     if len(best) < 2:
         return section("disagreements", title, note("Fewer than two arms finished."))
     (one_name, one), (other_name, other) = best

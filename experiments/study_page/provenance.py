@@ -6,6 +6,8 @@ from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import note, section, words
 from seg.page import Html, element
 
+_STUDIED = ("loss", "filters")  # of which study, too, takes several values
+
 
 def provenance(record: StudyRecord) -> Html:
     """Command, settings, data and versions."""
@@ -47,8 +49,17 @@ def _command(line: str) -> Html:
 
 def _likely(record: StudyRecord) -> str:
     options = {"data": record.study.dataset_name, "study": record.study.study, "sampler": record.study.sampler}
-    options |= {"split": record.study.split} | {name: _text(value) for name, value in record.study.settings.items()}
-    return shlex.join(["python", "-m", "experiments.study", *(f"--{name}={value}" for name, value in options.items())])
+    settings = dict(record.study.settings)
+    others = [name for name, value in settings.items() if isinstance(value, list) and name not in _STUDIED]
+    if others:
+        del options["sampler"]
+        arms = {name: _text(settings.pop(name)) for name in others if name != "learning_rate"}
+        options["arms"] = ";".join(f"{name}={values}" for name, values in arms.items())
+    options |= {"split": record.study.split} | {name: _text(value) for name, value in settings.items()}
+    verb = "compare" if others else "study"
+    return shlex.join(
+        ["python", "-m", f"experiments.{verb}", *(f"--{name}={value}" for name, value in options.items())]
+    )
 
 
 def _text(value: object) -> str:

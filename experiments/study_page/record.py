@@ -7,13 +7,16 @@ the sections say so instead of failing.
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from experiments.compared import SPLIT, Compared, compare
+from experiments.comparison import speaking
 from experiments.split_predictions import SplitPredictions, predictions_file
 from experiments.storage import StoredStudy, TrialRow
 from experiments.study_origin import StudyOrigin, origin_file
+from experiments.study_page.verdict import Verdict, judge
 from experiments.study_result import StudyResult, final_folder
 from seg.data.baselines import baselines
 from seg.data.manifest import Manifest
@@ -58,8 +61,11 @@ class StudyRecord:
     Attributes:
         study: as the storage has it.
         manifest: the dataset; None if the workspace no longer holds it.
-        winner: the best trial; None if none finished.
-        evaluation: the winner's scores on the test split (`experiments.tasks`); None if it was not scored.
+        winner: the best trial of the best arm; None if none finished.
+        compared: the arms of a grid beside each other; None where that cannot be done.
+        missing: why it cannot.
+        scored: the trial that was scored on the test split: the winner, unless the study went on since; None if none.
+        evaluation: its scores (`experiments.tasks`), and `validation_dice`, at the same threshold; None as `scored`.
         images: the same per image, in the order of the records.
         audit: content of audit.json; None if the dataset was not audited.
         audit_folder: holds audit.json and audit.html.
@@ -70,26 +76,39 @@ class StudyRecord:
     workspace: Path
     manifest: Manifest | None
     winner: TrialRow | None
+    compared: Compared | None
+    missing: str
+    scored: TrialRow | None
     evaluation: Mapping[str, Any] | None
     images: tuple[ImageRow, ...]
     audit: Mapping[str, Any] | None
     audit_folder: Path
     origin: StudyOrigin | None
 
+    @property
+    def rows(self) -> tuple[TrialRow, ...]:
+        """The trials that speak for their arms."""
+        return tuple(speaking(self.study))
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the arms say."""
+        return judge(self.rows, self.study.sampler, self.compared, self.missing)
+
+    @property
+    def optimism_gap(self) -> float | None:
+        """Dice on validation minus that on test, of the scored trial at one threshold; None where either is missing."""
+        if self.evaluation is None or self.evaluation.get("validation_dice") is None:
+            return None
+        return float(self.evaluation["validation_dice"] - self.evaluation["scores"]["dice"]["mean"])
+
     def folder(self, row: TrialRow) -> Path | None:
         """Where a trial left its files; None if it never started."""
-        return None if row.run_id is None else _result(self.study, self.workspace).folder(row)
+        return _folder(_result(self.study, self.workspace), row)
 
     def predictions(self, row: TrialRow, split: str) -> SplitPredictions | None:
         """What a trial predicts on a split (of the test split, the winner only); None unless it fits the dataset."""
-        folder = self.folder(row)
-        if folder is None or self.manifest is None or split not in self.manifest.splits:
-            return None
-        found = optional(lambda: SplitPredictions.load(predictions_file(final_folder(folder), split)))
-        found = found or optional(lambda: SplitPredictions.load(predictions_file(folder, split)))
-        if found is None or found.dataset_key != self.manifest.key:
-            return None
-        return found
+        return _predictions(self.folder(row), self.manifest, split)
 
     def cost(self, row: TrialRow) -> TrainingCost | None:
         """What a trial took; None where it left no history."""
@@ -105,25 +124,60 @@ class StudyRecord:
 
 def gather(study: StoredStudy, workspace: Path) -> StudyRecord:
     """Reads what the workspace holds of a study."""
-    result = _result(study, workspace)
-    final = None
-    if result.best is not None and result.best.run_id is not None:
-        final = final_folder(result.folder(result.best))
-    evaluation = optional(lambda: _evaluation(final / "evaluation.json")) if final else None
-    images = optional(lambda: _images(final / "per_image.csv")) if final and evaluation else None
+    rows = tuple(speaking(study))
+    result = replace(_result(study, workspace), rows=rows)
+    scored, evaluation = _scored(study, result)
+    final = final_folder(result.folder(scored)) if scored else None
+    images = optional(lambda: _images(final / "per_image.csv")) if final else None
     run_id = study.run_id
     audit_folder = workspace / "audits" / study.dataset_key
+    manifest = optional(lambda: Manifest.load(workspace / "datasets" / study.dataset_key))
+    compared, missing = None, ""
+    if study.sampler == "grid":
+        try:
+            compared = compare(rows, manifest, lambda row: _predictions(_folder(result, row), manifest, SPLIT))
+        except UserError as error:
+            missing = str(error)
     return StudyRecord(
         study=study,
         workspace=workspace,
-        manifest=optional(lambda: Manifest.load(workspace / "datasets" / study.dataset_key)),
+        manifest=manifest,
         winner=result.best,
+        compared=compared,
+        missing=missing,
+        scored=scored,
         evaluation=evaluation,
         images=tuple(images or ()),
         audit=optional(lambda: _audit(audit_folder / "audit.json")),
         audit_folder=audit_folder,
         origin=optional(lambda: StudyOrigin.load(origin_file(workspace, study.study, run_id))) if run_id else None,
     )
+
+
+def _scored(study: StoredStudy, result: StudyResult) -> tuple[TrialRow | None, Mapping[str, Any] | None]:
+    """The trial whose test scores are there, and they: the winner, else the last that the test split was used for."""
+    numbered = {row.number: row for row in study.rows}
+    candidates = [result.best, *(numbered.get(use.trial) for use in reversed(study.test_uses))]
+    for row in candidates:
+        if row is not None and (folder := _folder(result, row)) is not None:
+            found = optional(lambda folder=folder: _evaluation(final_folder(folder) / "evaluation.json"))  # type: ignore[misc]
+            if found is not None:
+                return row, found
+    return None, None
+
+
+def _folder(result: StudyResult, row: TrialRow) -> Path | None:
+    return None if row.run_id is None else result.folder(row)
+
+
+def _predictions(folder: Path | None, manifest: Manifest | None, split: str) -> SplitPredictions | None:
+    if folder is None or manifest is None or split not in manifest.splits:
+        return None
+    found = optional(lambda: SplitPredictions.load(predictions_file(final_folder(folder), split)))
+    found = found or optional(lambda: SplitPredictions.load(predictions_file(folder, split)))
+    if found is None or found.dataset_key != manifest.key:
+        return None
+    return found
 
 
 def optional(read: Callable[[], Found]) -> Found | None:
@@ -148,9 +202,17 @@ def _evaluation(path: Path) -> dict[str, Any]:
     return {
         "threshold": float(found["threshold"]),
         "examples": int(found["examples"]),
+        "validation_dice": optional(lambda: _validation_dice(found)),
         "scores": scores | {"dice": scores["dice"]},
         "baselines": {name: float(score) for name, score in dict(found["baselines"]).items()},
     }
+
+
+def _validation_dice(evaluation: Mapping[str, Any]) -> float:
+    """Mean Dice on validation at the threshold that was tuned there."""
+    curve = evaluation["threshold_curve"]
+    at = dict(zip(curve["thresholds"], curve["val"], strict=True))
+    return float(at[evaluation["threshold"]])
 
 
 def _images(path: Path) -> list[ImageRow]:

@@ -19,9 +19,12 @@ _HERE = Path(__file__).parent
 _FAILED = "That did not work"
 _NOBODY = ""  # compared with no other model
 _FORGET = 3600  # seconds without a change after which a session's image is forgotten
+_IMAGES = ["image", ".bmp", ".tif", ".tiff"]  # by name, before anything is read; not every machine knows the last ones
 _SWEEP = (60, 300)  # seconds: how often uploads are removed whose event never came, and at what age
 CSS = (_HERE / "page.css").read_text(encoding="utf-8")
-SCRIPT = f"<script>{(_HERE / 'editor.js').read_text(encoding='utf-8')}</script>"
+SCRIPT = "".join(
+    f"<script>{(_HERE / name).read_text(encoding='utf-8')}</script>" for name in ("editor.js", "download.js")
+)
 # No web fonts: the page must look the same without a network.
 THEME = gr.themes.Base(
     primary_hue="blue",
@@ -128,9 +131,15 @@ class Page:
 
     def began(self, session: Session) -> tuple[str, Any, str]:
         """The editor with the mask as it is now."""
-        look = session.look
-        look.check_redrawable()
-        return views.to_redraw(look), gr.Column(visible=True), ""
+        return views.to_redraw(session.look), gr.Column(visible=True), ""
+
+    def downloads_mask(self, session: Session) -> str:
+        """The mask as it is now, as a file."""
+        return views.mask_file(session.look)
+
+    def downloads_coco(self, session: Session) -> str:
+        """The mask as it is now, as a COCO file."""
+        return views.coco_file(session.look)
 
     def saved(self, drawn: str, session: Session) -> tuple[str, Any]:
         """What was redrawn."""
@@ -163,11 +172,11 @@ def build(page: Page, title: str) -> gr.Blocks:
     """The page's components and what happens between them."""
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=_SWEEP, fill_width=True) as blocks:
         session = gr.State(Session(), time_to_live=_FORGET)
-        drawn, source = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        drawn, source, file = (gr.Textbox(visible=False) for _ in range(3))
         head = gr.HTML()
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                drop = gr.File(label="Image", height=170, elem_id="image")
+                drop = gr.File(label="Image", file_types=_IMAGES, height=170, elem_id="image")
                 if page.examples:
                     gallery = gr.HTML(views.gallery(page.examples), js_on_load=_PICK, elem_id="examples")
                 chosen = gr.Dropdown(label="Model", elem_id="model")
@@ -175,10 +184,14 @@ def build(page: Page, title: str) -> gr.Blocks:
                 threshold = gr.Slider(0, 1, step=0.01, label="Threshold", elem_id="threshold")
                 second = gr.Slider(0, 1, step=0.01, label="Threshold of the other", visible=False, elem_id="second")
                 with gr.Accordion("Compare with a true mask", open=False):
-                    truth = gr.File(label="Mask: not black is foreground", height=120, elem_id="truth")
+                    truth = gr.File(
+                        label="Mask: not black is foreground", file_types=_IMAGES, height=120, elem_id="truth"
+                    )
             with gr.Column(scale=3, min_width=420):
                 pictures = gr.HTML(views.welcome(), elem_id="pictures")
                 with gr.Row():
+                    mask = gr.Button("Download mask", scale=0, min_width=170, elem_id="mask")
+                    coco = gr.Button("Download COCO JSON", scale=0, min_width=170, elem_id="coco")
                     wrong = gr.Button("Mark as wrong", scale=0, min_width=170, elem_id="wrong")
                     redraw = gr.Button("Redraw the mask", scale=0, min_width=170, elem_id="redraw")
                 note = gr.HTML(elem_id="note")
@@ -209,6 +222,9 @@ def build(page: Page, title: str) -> gr.Blocks:
                 concurrency_limit=8,
                 **hidden,
             )
+        for button, handler in ((mask, page.downloads_mask), (coco, page.downloads_coco)):
+            made = button.click(_told(handler), [session], [file], **hidden)
+            made.success(None, [file], None, js="(file) => { window.segDownload(file); }", api_visibility="private")
         wrong.click(_told(page.marked), [session], [note], **hidden)
         began = redraw.click(_told(page.began), [session], [source, canvas, note], **hidden)
         began.success(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -14,11 +15,11 @@ from seg.data.any_image import decode_base64
 from seg.data.coco_writer import annotation_of
 from seg.data.corrections import Corrections
 from seg.data.export import FOREGROUND
-from seg.data.images import decode_image
+from seg.data.images import decode_image, header_size
 from seg.errors import UserError
 from seg.inference import Prediction
 
-REDRAWABLE = 16_000_000  # pixels; a browser's canvas takes no more everywhere
+MAX_PIXELS = 16_000_000  # of an image on the page; a browser's canvas takes no more everywhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Reading:
     prediction: Prediction
     threshold: float
 
-    @property
+    @cached_property
     def mask(self) -> NDArray[np.uint8]:
         """(height, width) of 0 and 1, from the probability that was predicted once."""
         return (self.prediction.probability >= self.threshold).view(np.uint8)
@@ -70,13 +71,13 @@ class Look:
         Raises:
             UserError: if the file cannot be read, or has another size than the image.
         """
-        mask = np.asarray(decode_image(content).any(axis=2), np.uint8)
-        if mask.shape != self.image.shape[:2]:
+        height, width = header_size(content)
+        if (height, width) != self.image.shape[:2]:
             raise UserError(
-                f"a mask must have the size of its image, {_size(self.image)}, got {_size(mask)}; "
-                "export it at that size."
+                f"a mask must have the size of its image, {self.image.shape[0]}×{self.image.shape[1]}, got "
+                f"{height}×{width}; export it at that size."
             )
-        return replace(self, truth=mask)
+        return replace(self, truth=np.asarray(decode_image(content).any(axis=2), np.uint8))
 
     def with_same_truth(self, other: "Look") -> "Look":
         """The same with the truth of another look at the same image."""
@@ -122,15 +123,6 @@ class Look:
         mask = decode_image(decode_base64(drawn))[..., 0] > 127
         return str(corrections.redraw(self.content, self.name, mask.astype(np.uint8), self._notes()))
 
-    def check_redrawable(self) -> None:
-        """Raises UserError for an image that is too large for a browser's canvas."""
-        pixels = self.image.shape[0] * self.image.shape[1]
-        if pixels > REDRAWABLE:
-            raise UserError(
-                f"the page redraws images of at most {REDRAWABLE:,} pixels, got {pixels:,}; download the COCO JSON and "
-                "redraw it in an annotation tool."
-            )
-
     def _notes(self) -> dict[str, Any]:
         reading = self.readings[0]
         return {"model": reading.model.info.uri, "threshold": reading.threshold}
@@ -145,15 +137,21 @@ def look_at(name: str, content: bytes, models: Sequence[LoadedModel]) -> Look:
         models: one, or two that are compared.
 
     Raises:
-        UserError: if the image cannot be read.
+        UserError: if the image cannot be read, has more than `MAX_PIXELS`, or only one of two models turns images as
+            their EXIF data asks.
     """
-    image = decode_image(content)
+    height, width = header_size(content)
+    if height * width > MAX_PIXELS:
+        raise UserError(
+            f"the page takes images of at most {MAX_PIXELS:,} pixels, got {width}×{height}; make it smaller, or "
+            "predict it with the entry point predict."
+        )
+    policies = {model.predictor.exif for model in models}
+    if len(policies) > 1:
+        raise UserError("two models are compared on the same pixels, and one of them turns images as EXIF asks.")
+    image = decode_image(content, exif=policies == {"rotate"})
     readings = []
     for model in models:
         prediction = model.predictor.predict(content)
         readings.append(Reading(model=model, prediction=prediction, threshold=prediction.threshold))
     return Look(name=name, content=content, image=image, readings=tuple(readings))
-
-
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[0]}×{array.shape[1]}"

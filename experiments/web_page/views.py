@@ -1,5 +1,6 @@
 """What the page shows of a look, as HTML that holds its pictures and files itself: nothing is left on the disk."""
 
+import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,10 +44,13 @@ def welcome() -> Html:
 
 
 def pictures(look: Look) -> Html:
-    """A row of pictures for each model, the legend of the differences, and the files to take away."""
+    """A row of pictures for each model, and the legend of the differences.
+
+    Made again at every move of a slider: nothing here may take long, so that files are made when they are asked for.
+    """
     rows = [_row(look, index) for index in range(len(look.readings))]
     compared = look.reference(0) is not None
-    return element("div", *rows, *([_legend(look)] if compared else []), _downloads(look), class_="seg-result")
+    return element("div", *rows, *([_legend(look)] if compared else []), class_="seg-result")
 
 
 def _row(look: Look, index: int) -> Html:
@@ -80,8 +84,8 @@ def _facts(look: Look, index: int) -> Html:
 
 def _confidence(reading: Reading) -> str:
     probability = reading.prediction.probability
-    chosen = probability[reading.mask == 1]
-    return f"confidence {chosen.mean(dtype=np.float64) if chosen.size else 1 - probability.max():.2f}"
+    found = cv2.mean(probability, reading.mask)[0] if reading.mask.any() else 1 - probability.max()
+    return f"confidence {found:.2f}"
 
 
 def _dice(mask: np.ndarray, reference: np.ndarray) -> float:
@@ -100,15 +104,19 @@ def _legend(look: Look) -> Html:
     return element("p", "Difference: ", *marks, class_="seg-legend")
 
 
-def _downloads(look: Look) -> Html:
-    stem = Path(look.name).stem
-    files = (
-        ("Download mask", f"{stem}_mask.png", data_uri("image/png", look.mask_png())),
-        ("Download COCO JSON", f"{stem}_coco.json", data_uri("application/json", look.coco().encode())),
-    )
-    return element(
-        "p", *(element("a", text, href=address, download=name) for text, name, address in files), class_="seg-files"
-    )
+def mask_file(look: Look) -> str:
+    """The first model's mask as a file, for `segDownload` of `download.js`."""
+    return _file(look, "mask.png", "image/png", look.mask_png())
+
+
+def coco_file(look: Look) -> str:
+    """The first model's mask as a COCO file, for `segDownload` of `download.js`."""
+    return _file(look, "coco.json", "application/json", look.coco().encode())
+
+
+def _file(look: Look, end: str, kind: str, content: bytes) -> str:
+    name = f"{Path(look.name).stem}_{end}"
+    return json.dumps({"name": name, "type": kind, "content": base64.b64encode(content).decode()})
 
 
 def note(text: str) -> Html:

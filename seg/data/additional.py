@@ -1,29 +1,32 @@
 """Corrections join a division: into train only, and never what is scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from seg.data.coco import Problem
 from seg.data.export import ExportedImage
+from seg.data.splits import Division
 from seg.errors import UserError
 
 
 def with_additional(
-    images: Mapping[str, Sequence[ExportedImage]], additional: Sequence[ExportedImage]
+    divided: Division, additional: Sequence[ExportedImage]
 ) -> tuple[dict[str, list[ExportedImage]], list[Problem]]:
     """The images by split with the corrections behind those of train.
 
-    A training image that is one of the corrections, byte for byte, is left out: its corrected mask stands for it.
+    A training image that is one of the corrections, byte for byte, is left out: its corrected mask stands for it. A
+    correction of an image that the division left out, because it is too near to a scored one, is left out as well.
 
     Args:
-        images: by split, as divided.
+        divided: the images of the export.
         additional: of the set of corrections.
 
     Returns:
-        the images, and the training images that were left out.
+        the images, and what is said of the training images and corrections that were left out.
 
     Raises:
         UserError: if a correction is byte for byte an image of val or test, or of another correction.
     """
+    images = divided.images
     corrections = {image.sha256: image for image in additional}
     if len(corrections) < len(additional):
         names = [image.entry.file_name for image in additional if corrections[image.sha256] is not image]
@@ -53,4 +56,18 @@ def with_additional(
         )
         for image in replaced
     ]
-    return {split: list(images[split]) for split in images} | {"train": [*train, *additional]}, left_out
+    gap = {image.sha256 for image in divided.gap}
+    left_out += [
+        Problem(
+            split=image.source,
+            file=str(image.path),
+            rule="split_gap",
+            message="a correction of an image that the split leaves out, near to one in another split; left out too",
+            image_id=image.entry.id,
+            file_name=image.entry.file_name,
+        )
+        for image in additional
+        if image.sha256 in gap
+    ]
+    joining = [image for image in additional if image.sha256 not in gap]
+    return {split: list(images[split]) for split in images} | {"train": [*train, *joining]}, left_out

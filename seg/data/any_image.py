@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.images import MAX_BYTES, check_size, decode_image, header_size, to_rgb8
+from seg.data.images import MAX_BYTES, check_size, decode_image, to_rgb8, turned_size
 from seg.data.segmentation import shown
 from seg.errors import UserError
 
@@ -37,17 +37,18 @@ _DATA_URL = "data:"
 _PILLOW_AS_IT_IS = {"1", "L", "RGB", "RGBA", "LA", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
 
-def read_image(image: Image, *, fit: tuple[int, int]) -> tuple[NDArray[np.uint8], int, int]:
+def read_image(image: Image, *, fit: tuple[int, int], exif: bool = False) -> tuple[NDArray[np.uint8], int, int]:
     """Reads one image of any kind.
 
     Args:
         image: a path; the text of a path, of base64 or of a `data:` URL; the bytes of a JPEG, PNG, BMP or TIFF file;
             a Pillow image; or an array as `to_rgb8` takes it. Text that names an existing file is its path.
         fit: height and width that it will be resized to: a JPEG's file is decoded no larger than needed.
+        exif: turn an encoded file as its EXIF data asks; Pillow images and arrays are taken as they are.
 
     Returns:
         RGB, shape (height, width, 3), uint8, perhaps a whole number of times smaller than the image; and the image's
-        own height and width in pixels.
+        own height and width in pixels, as turned.
 
     Raises:
         UserError: if it is none of these, or cannot be read.
@@ -58,7 +59,7 @@ def read_image(image: Image, *, fit: tuple[int, int]) -> tuple[NDArray[np.uint8]
         image = _read_text(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)
-        return decode_image(data, fit=fit), *header_size(data)
+        return decode_image(data, exif=exif, fit=fit), *turned_size(data, exif=exif)
     array = image if isinstance(image, np.ndarray) else _read_pillow(image)
     picture = to_rgb8(array)
     height, width = picture.shape[:2]

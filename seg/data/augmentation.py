@@ -17,8 +17,21 @@ ZOOM = 0.1  # of the size, either way
 SHIFT = 1 / 16  # of the size, either way
 BRIGHTNESS = 25.0  # grey values of 255, either way
 CONTRAST = 0.2  # of the distance to the image's mean, either way
+GAMMA = 0.3  # of the exponent's logarithm, either way
+WIDE_ZOOM, WIDE_SHIFT = 0.2, 1 / 8  # of `square`
 
-DRAWS = ("left_right", "up_down", "rotation", "zoom", "shift_right", "shift_down", "brightness", "contrast")
+DRAWS = (
+    "left_right",
+    "up_down",
+    "rotation",
+    "zoom",
+    "shift_right",
+    "shift_down",
+    "brightness",
+    "contrast",
+    "transposed",
+    "gamma",
+)
 
 
 def draw(examples: int, seed: tf.Tensor) -> tf.Tensor:
@@ -41,7 +54,9 @@ def augment(records: tf.Tensor, draws: tf.Tensor, augmentation: str) -> tf.Tenso
         records: `(batch, size, size, 4)` uint8.
         draws: `(batch, len(DRAWS))`, the rows of `draw` that belong to the records.
         augmentation: `none`; `flip`: left-right and up-down, each for half of the records; `full`: flips, then a
-            small rotation, zoom and shift, then brightness and contrast.
+            small rotation, zoom and shift, then brightness and contrast; `square`: the eight symmetries of the square,
+            zoom and shift, then gamma, brightness and contrast. It turns by right angles only: masks that are
+            boxes stay boxes.
 
     Returns:
         the shape and type of `records`.
@@ -53,6 +68,19 @@ def augment(records: tf.Tensor, draws: tf.Tensor, augmentation: str) -> tf.Tenso
     records = flip_up_down(records, values["up_down"] < 0)
     if augmentation == "flip":
         return records
+    if augmentation == "square":
+        records = transpose(records, values["transposed"] < 0)
+        records = move(
+            records,
+            rotation=tf.zeros_like(values["zoom"]),
+            zoom=1 + values["zoom"] * WIDE_ZOOM,
+            right=values["shift_right"] * WIDE_SHIFT,
+            down=values["shift_down"] * WIDE_SHIFT,
+        )
+        records = change_gamma(records, tf.exp(values["gamma"] * GAMMA))
+        return change_light(
+            records, brightness=values["brightness"] * BRIGHTNESS, contrast=1 + values["contrast"] * CONTRAST
+        )
     records = move(
         records,
         rotation=values["rotation"] * math.radians(ROTATION),
@@ -73,6 +101,11 @@ def flip_left_right(records: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
 def flip_up_down(records: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
     """Mirrors the chosen records, `(batch,)` bool, top to bottom."""
     return tf.where(chosen[:, None, None, None], tf.reverse(records, [1]), records)
+
+
+def transpose(records: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+    """Mirrors the chosen records, `(batch,)` bool, at their diagonal: with both flips, every quarter turn."""
+    return tf.where(chosen[:, None, None, None], tf.transpose(records, (0, 2, 1, 3)), records)
 
 
 def move(records: tf.Tensor, *, rotation: tf.Tensor, zoom: tf.Tensor, right: tf.Tensor, down: tf.Tensor) -> tf.Tensor:
@@ -131,6 +164,13 @@ def change_light(records: tf.Tensor, *, brightness: tf.Tensor, contrast: tf.Tens
     image = tf.cast(records[..., :3], tf.float32)
     mean = tf.reduce_mean(image, axis=(1, 2, 3), keepdims=True)
     image = mean + (image - mean) * contrast[:, None, None, None] + brightness[:, None, None, None]
+    return tf.concat([_to_uint8(image), records[..., 3:]], axis=-1)
+
+
+def change_gamma(records: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
+    """Raises each image's values, as shares of 255, to the power of `gamma`, `(batch,)`; masks stay."""
+    image = tf.cast(records[..., :3], tf.float32) / 255
+    image = 255 * tf.pow(image, gamma[:, None, None, None])
     return tf.concat([_to_uint8(image), records[..., 3:]], axis=-1)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ from seg.data.workers import Died, Processes, map_in_processes
 from seg.errors import UserError
 
 _BAR_AFTER = 2  # seconds
+_MAY_PASS = {"worker_died", "changed_file", "unreadable_file"}
+"""Rules that an image may break today and not tomorrow: a short memory, a share that was away."""
 
 
 class Build:
     """One conversion.
 
     Attributes:
-        key: of the dataset; hash of everything that decides its content.
+        key: of the dataset; hash of everything that decides its content. Where `run` lost images for a reason that may
+            pass, it is another one from then on: the dataset is not the one that the next call looks for.
         problems: of the export, and after `run` of its images too.
     """
 
@@ -65,18 +68,28 @@ class Build:
         self.key = export.key({"image_size": image_size, "split": division.split} | self._settings)
         self.problems: list[Problem] = list(export.problems)
 
-    def run(self, folder: Path, processes: Processes) -> None:
-        """Writes the whole dataset into a new folder, its manifest last; `processes` may wait already."""
+    def run(self, folder: Path, processes: Processes, judge: Callable[[Sequence[Problem]], None]) -> None:
+        """Writes the whole dataset into a new folder, its manifest last.
+
+        Args:
+            folder: does not exist.
+            processes: may wait already.
+            judge: called with all problems once every image was tried; what it raises ends the work.
+        """
         folder.mkdir()
         additional = self._export.images.pop(ADDITIONAL, [])
         divided = divide(self._export.images, self._division, jobs=self._jobs)
-        self._export.images, corrected = with_additional(divided.images, additional)
+        self._export.images, corrected = with_additional(divided, additional)
         self.problems += divided.left_out + corrected
         tasks = [task for name in SPLITS for task in self._tasks(folder, name)]
         offsets = {name: self._allocate(folder, name) for name in SPLITS}
         policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
         writer = RecordWriter(folder, offsets, self._image_size, **policies)
         results = self._convert(tasks, writer, processes)
+        judge(self.problems)
+        lost = sorted(f"{problem.split} {problem.file_name}" for problem in self.problems if problem.rule in _MAY_PASS)
+        if lost:
+            self.key = hashlib.sha256("\n".join([self.key, *lost]).encode()).hexdigest()[:20]
         Manifest(
             folder=folder,
             key=self.key,
@@ -143,7 +156,8 @@ class Build:
     def _finish(self, folder: Path, name: str, results: dict[int, Converted]) -> SplitSummary:
         """Closes the gaps that images left out have left, and writes the examples."""
         if not results:
-            raise UserError(f"split {name} must have at least one usable image ({self.problems[-1]}); repair them.")
+            lost = next(problem for problem in reversed(self.problems) if problem.split == name and problem.fatal)
+            raise UserError(f"split {name} must have at least one usable image ({lost}); repair them.")
         rows = sorted(results)
         if len(rows) < len(self._export.images[name]):
             _keep_rows(folder / f"{name}.npy", rows)
@@ -155,7 +169,7 @@ class Build:
             examples=len(kept),
             empty=sum(not converted.foreground for converted in kept),
             foreground=sum(converted.foreground for converted in kept) / (len(kept) * self._image_size**2),
-            key=split_key(converted.example for converted in kept),
+            key=split_key((converted.example for converted in kept), self._exif),
         )
 
 
@@ -176,9 +190,11 @@ def mask_names(file_names: Sequence[str]) -> list[str]:
     return names
 
 
-def split_key(examples: Iterator[Example]) -> str:
+def split_key(examples: Iterator[Example], exif: str) -> str:
     """Hash of a split's images and masks at their own size, in their order."""
     digest = hashlib.sha256()
+    if exif != "ignore":  # the same files are other pictures
+        digest.update(f"exif {exif}\n".encode())
     for example in examples:
         digest.update(f"{example.sha256} {example.mask} {example.ignore}\n".encode())
     return digest.hexdigest()[:20]

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from seg.data.segmentation import Polygons, RunLengths
+from seg.errors import one_line
 
-HARMLESS = ("unknown_image", "split_gap", "corrected")
+HARMLESS = ("unknown_image", "area_type", "split_gap", "corrected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,18 @@ class Problem:
         """Whether it costs an image or an annotation of a known image; the rest is worth noting and harms nothing."""
         return self.rule not in HARMLESS
 
+    @property
+    def unassigned(self) -> bool:
+        """Whether it is an annotation of which nobody can tell the image."""
+        return self.annotation_id is not None and self.image_id is None
+
     def __str__(self) -> str:
         where = [self.file]
         if self.file_name and not self.file.endswith(self.file_name):
             where.append(f"image {self.file_name}")
         if self.annotation_id is not None:
             where.append(f"annotation {self.annotation_id}")
-        return f"{', '.join(where)}: {self.rule}: {self.message}"
+        return one_line(f"{', '.join(where)}: {self.rule}: {self.message}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ Each function returns the field of an entry as it may be used, or raises `Broken
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,6 +22,15 @@ def required(entry: Any, key: str) -> Any:
     if key not in entry:
         raise BrokenRule("missing_key", f"'{key}' is missing")
     return entry[key]
+
+
+@contextmanager
+def placed(kind: str, index: int, identity: int) -> Iterator[None]:
+    """Names an entry that broke a rule by its list, position and id, where it may have no name of its own."""
+    try:
+        yield
+    except BrokenRule as broken:
+        raise BrokenRule(broken.rule, f"{kind}[{index}], id {identity}: {broken.message}") from None
 
 
 def checked_integer(value: Any, key: str) -> int:
@@ -60,11 +71,6 @@ def checked_size(entry: dict[str, Any]) -> tuple[int, int]:
     if height * width > MAX_PIXELS:
         raise BrokenRule("size_range", f"an image must have at most {MAX_PIXELS} pixels, got {width}×{height}")
     return height, width
-
-
-def printable(text: str) -> str:
-    """As it is, or quoted where it would break a line or an encoding."""
-    return text if text.isprintable() else shown(text)
 
 
 def checked_file_name(entry: dict[str, Any]) -> str:

@@ -4,11 +4,12 @@
 
 Not a problem, because it occurs in good exports: images without annotations, empty segmentations, categories without
 annotations, tiny annotations, coordinates a little outside the image, a missing `iscrowd` (0), a byte order mark.
-Annotations for unknown images are noted and harm nothing.
+Annotations for unknown images are noted and harm nothing; so is an `area` that is none.
 """
 
 import hashlib
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,19 @@ from seg.data.coco_fields import (
     checked_integer,
     checked_size,
     checked_text,
-    printable,
+    placed,
     required,
 )
 from seg.data.group_column import group_in_column
 from seg.data.images import MAX_PIXELS
-from seg.data.segmentation import BrokenRule, check_segmentation, shown
+from seg.data.segmentation import (
+    BrokenRule,
+    check_segmentation,
+    most_outline,
+    outline_length,
+    printable,
+    shown,
+)
 from seg.errors import UserError
 
 
@@ -97,7 +105,9 @@ class _Reader:
         found: dict[int, Category] = {}
         for index, entry in enumerate(entries):
             try:
-                category = Category(id=checked_id(entry, "categories", index), name=checked_text(entry, "name"))
+                identity = checked_id(entry, "categories", index)
+                with placed("categories", index, identity):
+                    category = Category(id=identity, name=checked_text(entry, "name"))
                 if category.id in found:
                     raise BrokenRule("duplicate_category_id", f"category id {category.id} must be there once")
                 found[category.id] = category
@@ -123,11 +133,11 @@ class _Reader:
                     raise BrokenRule(
                         "duplicate_image_id", f"image id {identity} must be there once, got {counts[identity]}"
                     )
+                with placed("images", index, identity):
+                    file_name = checked_file_name(entry)
                 height, width = checked_size(entry)
                 group = group_in_column(entry, self._group_column) if self._group_column else None
-                found[identity] = ImageEntry(
-                    id=identity, file_name=checked_file_name(entry), height=height, width=width, group=group
-                )
+                found[identity] = ImageEntry(id=identity, file_name=file_name, height=height, width=width, group=group)
             except BrokenRule as broken:
                 self.add(broken, **about)
                 # Its annotations are not for an unknown image; size 1 × 1 is never used, for the image is left out.
@@ -138,6 +148,7 @@ class _Reader:
         """The valid annotations of images without a problem of their own."""
         lost = {problem.image_id for problem in self.problems}
         seen: set[int] = set()
+        lengths: Counter[int] = Counter()  # of the outlines, by image
         found = []
         for index, entry in enumerate(entries):
             image = None
@@ -153,7 +164,22 @@ class _Reader:
                     broken = BrokenRule("unknown_image", f"there is no image with id {image_id}; it is passed over")
                     self.add(broken, annotation_id=identity)
                 elif image_id not in lost:
-                    found.append(_annotation(entry, identity, image, categories))
+                    annotation = _annotation(entry, identity, image, categories)
+                    lengths[image_id] += math.ceil(outline_length(annotation.segmentation))
+                    if lengths[image_id] > (most := most_outline(image.height, image.width)):
+                        lost.add(image_id)
+                        raise BrokenRule(
+                            "outlines_too_long",
+                            f"the outlines of a {image.width}×{image.height} image must be at most {most} pixels long "
+                            f"together, got {lengths[image_id]} up to this annotation",
+                        )
+                    found.append(annotation)
+                    if annotation.area is None and entry.get("area") is not None:
+                        stated = shown(entry["area"])
+                        self.add(
+                            BrokenRule("area_type", f"area must be a number of pixels, got {stated}; it is not used"),
+                            annotation_id=identity,
+                        )
             except BrokenRule as broken:
                 self.add(broken, image, annotation_id=shown(label) if not isinstance(label, int) else label)
         return found

@@ -20,7 +20,7 @@ import numpy as np
 from seg.data.coco import Category
 from seg.data.masks import measure, rasterise, run_lengths
 from seg.data.outlines import outlines
-from seg.data.segmentation import Polygons, RunLengths
+from seg.data.segmentation import Polygons, RunLengths, most_outline, outline_length
 from seg.errors import UserError
 
 SEGMENTATIONS = ("rle", "polygon")
@@ -44,7 +44,7 @@ def annotation_of(
         ready for JSON. An empty mask becomes run lengths of background, or no polygon; area 0.
 
     Raises:
-        UserError: if there is no such segmentation.
+        UserError: if there is no such segmentation, or the polygons are longer than the reader allows.
         RuntimeError: if the polygons would not give the mask back.
     """
     if segmentation not in SEGMENTATIONS:
@@ -55,6 +55,12 @@ def annotation_of(
     form: Any = {"size": [height, width], "counts": counts}
     if segmentation == "polygon" and not crowd:
         form = outlines(mask)
+        length = outline_length(Polygons(tuple(form)))
+        if length > (most := most_outline(height, width)):
+            raise UserError(
+                f"the polygons of a {width}×{height} mask must be at most {most} pixels long together, "
+                f"got {length:.0f}; use segmentation=rle."
+            )
         if area and rasterise([Polygons(tuple(form))], height, width) != counts.encode("ascii"):
             raise RuntimeError(f"{len(form)} polygons must give back the mask of {area} pixels; use segmentation=rle.")
     return {

@@ -20,6 +20,7 @@ from seg.data.workers import Processes
 from seg.errors import UserError
 
 ON_BAD = ("fail", "skip")
+MAX_IMAGE_SIZE = 4096  # a record then takes 64 MiB
 _IMAGES_PER_PROCESS = 100  # from which it pays to start one early
 
 
@@ -60,10 +61,11 @@ def convert(
     Args:
         data: folder of the export; see `seg.data.layout`.
         workspace: the dataset becomes `workspace/datasets/KEY`.
-        image_size: side of the records, in pixels.
+        image_size: side of the records, in pixels; at most `MAX_IMAGE_SIZE`.
         categories: names of the foreground categories, separated by commas, or `all`.
         crowds: what crowd regions are, `ignore` or `foreground`; where every annotation is a crowd, foreground.
-        on_bad: at a broken rule, `fail` with the full list, or `skip` the images concerned.
+        on_bad: at a broken rule, `fail` with the full list, or `skip` the images concerned; an annotation whose image
+            is not known is refused either way.
         exif: the rotation that EXIF data asks for: `ignore` it, or `rotate` the image.
         overlaps: objects that share pixels: `union`, the pixels are foreground once; `refuse`, a broken rule.
         split: `official`, `grouped` or `kfold:K/I`; see `seg.data.splits`.
@@ -91,6 +93,8 @@ def convert(
     for name, value, known in choices:
         if value not in known:
             raise UserError(f"{name} must be one of {', '.join(known)}, got '{value}'.")
+    if image_size > MAX_IMAGE_SIZE:
+        raise UserError(f"image_size must be at most {MAX_IMAGE_SIZE}, got {image_size}; use a smaller one.")
     for name, number, least in (("image_size", image_size, 1), ("jobs", jobs, 0), ("split_seed", split_seed, 0)):
         if number < least:
             raise UserError(f"{name} must be at least {least}, got {number}.")
@@ -100,8 +104,15 @@ def convert(
             "drop one."
         )
     division = DivisionSettings(check_split(split), group_pattern, group_column, split_seed)
+
+    def judge(problems: Sequence[Problem]) -> None:
+        if on_bad == "fail":
+            _refuse(problems, workspace)
+
     started = time.monotonic()
     export = Export(data, categories, crowds, group_column if division.split != OFFICIAL else "", additional)
+    if on_bad == "skip":
+        _refuse_unassigned(export.problems)
     jobs = jobs or os.cpu_count() or 1
     try:
         datasets = workspace / "datasets"
@@ -113,23 +124,23 @@ def convert(
             cache = HashCache(workspace / "hashes.json")
             export.locate_images(cache)
             cache.save()
+            if not all(export.images.values()):
+                judge(export.problems)
+            export.check_splits()
             build = Build(export, image_size, exif, overlaps, division, jobs, progress)
             folder = datasets / build.key
             with _building_place(workspace / "building", build.key) as partial:
                 up_to_date = (folder / MANIFEST).exists()
                 if not up_to_date:
-                    if on_bad == "fail":
-                        _refuse(export.problems, workspace)
-                    build.run(partial, processes)
-                    if on_bad == "fail":
-                        _refuse(build.problems, workspace)
-                    shutil.rmtree(folder, ignore_errors=True)  # it has no manifest: not a dataset
+                    judge(export.problems)
+                    build.run(partial, processes, judge)
+                    folder = datasets / build.key  # another one than before, where images were lost that may come back
+                    shutil.rmtree(folder, ignore_errors=True)
                     partial.rename(folder)
     except OSError as error:
         raise UserError(f"{workspace} must be writable and have room, got: {error}; choose another.") from error
     manifest = Manifest.load(folder)
-    if on_bad == "fail":  # it may have been converted with `skip`
-        _refuse([Problem(**problem) for problem in manifest.left_out], workspace)
+    judge([Problem(**problem) for problem in manifest.left_out])  # it may have been converted with `skip`
     seconds = time.monotonic() - started
     images = sum(split.examples for split in manifest.splits.values())
     done = f"converted {images} images in {seconds:.1f} s ({images / seconds:.0f} images/s)"
@@ -143,6 +154,16 @@ def _refuse(problems: Sequence[Problem], workspace: Path) -> None:
         listing = workspace / "problems.txt"
         listing.write_text("".join(f"{problem}\n" for problem in fatal), encoding="utf-8")
         raise BadDataError(fatal, listing)
+
+
+def _refuse_unassigned(problems: Sequence[Problem]) -> None:
+    """An annotation that names no image belongs to one all the same, whose mask would lack it."""
+    lost = [problem for problem in problems if problem.fatal and problem.unassigned]
+    if lost:
+        raise UserError(
+            f"on_bad=skip leaves out images, and the images of {len(lost)} annotations are not known, first {lost[0]}; "
+            "repair or remove these annotations."
+        )
 
 
 @contextmanager

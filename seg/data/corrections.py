@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from seg.data.audit.headers import read_header
 from seg.data.coco import Category
 from seg.data.coco_writer import CocoWriter, annotation_of
 from seg.data.export import FOREGROUND
@@ -28,7 +29,7 @@ from seg.errors import UserError
 REDRAWN, WRONG = "train", "wrong"
 _CATEGORY = Category(id=1, name=FOREGROUND)
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
-_LONGEST = 60  # letters of a file's stem
+_LONGEST = 60  # bytes of a file's stem
 
 
 class Corrections:
@@ -54,7 +55,8 @@ class Corrections:
             the image in the set.
 
         Raises:
-            UserError: if the mask has another size, the folder cannot be written, or what is in it is no COCO file.
+            UserError: if the mask has another size, the image an EXIF rotation, the folder cannot be written, or what
+                is in it is no COCO file.
         """
         with self._locked():
             path = self._put(REDRAWN, content, name, mask, notes)
@@ -78,6 +80,9 @@ class Corrections:
 
     def _put(self, part: str, content: bytes, name: str, mask: np.ndarray, notes: Mapping[str, Any]) -> Path:
         height, width = header_size(content)
+        if read_header(content).orientation != 1:
+            # Whether the mask is of the image as stored or as turned would hang on how it is converted one day.
+            raise UserError(f"a correction needs an image without EXIF rotation, {name} has one; save it turned.")
         if mask.shape != (height, width):
             raise UserError(f"a mask must have the size of its image, {height}×{width}, got {mask.shape}; redraw it.")
         entries = self._entries(part)
@@ -88,7 +93,7 @@ class Corrections:
         entry: dict[str, Any] = {"file_name": _file_name(content, name), "height": height, "width": width}
         path = self.folder / part / entry["file_name"]
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial.{os.getpid()}")
+        partial = path.with_name(f".{digest}.partial.{os.getpid()}")
         partial.write_bytes(content)
         partial.replace(path)
         self._write(part, [*_without(entries, digest), (entry, annotation)])
@@ -141,7 +146,8 @@ def _digest(content: bytes) -> str:
 
 def _file_name(content: bytes, name: str) -> str:
     """A name that no other image has, whatever people call their files."""
-    stem = re.sub(r"[^\w-]+", "_", Path(name).stem)[:_LONGEST]
+    stem = re.sub(r"[^\w-]+", "_", Path(name).stem)
+    stem = stem.encode()[:_LONGEST].decode(errors="ignore")  # file systems count bytes; half a letter is dropped
     return f"{stem}-{_digest(content)}{_SUFFIXES.get(content[:2], '.png')}"
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem
 from seg.data.coco_reader import read_annotations
-from seg.data.files import HashCache, locate
+from seg.data.files import HashCache, locate, read_annotation_file
+from seg.data.group_column import MISSING
 from seg.data.layout import ADDITIONAL, SplitSource, find_additional, find_splits
 from seg.data.masks import used_categories
-from seg.data.segmentation import BrokenRule
+from seg.data.segmentation import BrokenRule, listed
 from seg.errors import UserError
 
 FOREGROUND = "foreground"  # in a set of corrections, a category of this name is always wanted
-CONVERTER = 2  # raise it when the same input would give other records
+CONVERTER = 3  # raise it when the same input would give other records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +59,14 @@ class Export:
         self.categories = categories
         self.sources: dict[str, SplitSource] = {source.name: source for source in find_splits(data)}
         self.files: dict[str, AnnotationFile] = {
-            name: _read(source, group_column) for name, source in self.sources.items()
+            name: _read(source, data, group_column) for name, source in self.sources.items()
         }
         everything = {category for file in self.files.values() for category in file.categories}
         wanted = used_categories(everything, categories)
         names = dict.fromkeys(self.files, wanted)
         if additional is not None:
             self.sources[ADDITIONAL] = find_additional(additional)
-            self.files[ADDITIONAL] = _read(self.sources[ADDITIONAL], "")
+            self.files[ADDITIONAL] = _read(self.sources[ADDITIONAL], additional, "")
             names[ADDITIONAL] = _used_in_additional(self.files[ADDITIONAL], categories, wanted)
         self.images: dict[str, list[ExportedImage]] = {}
         self.problems = [problem for file in self.files.values() for problem in file.problems]
@@ -111,6 +112,18 @@ class Export:
                         )
                     )
 
+    def check_splits(self) -> None:
+        """After `locate_images`: whether each split still has an image.
+
+        Raises:
+            UserError: if one has none.
+        """
+        for name, images in self.images.items():
+            if not images:
+                lost = [problem for problem in self.problems if problem.split == name and problem.fatal]
+                reason = str(lost[0]) if lost else "its list of images is empty"
+                raise UserError(f"split {name} must have at least one usable image ({reason}); export it again.")
+
     def root(self, source: str) -> Path:
         """The folder that the images of a source must lie in."""
         return self.additional if self.additional is not None and source == ADDITIONAL else self.data
@@ -144,15 +157,14 @@ class Export:
         return [asdict(category) | {"annotations": counts[category], "used": used[category]} for category in used]
 
 
-def _read(source: SplitSource, group_column: str) -> AnnotationFile:
-    try:
-        content = source.annotations.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source.annotations} cannot be read ({error.strerror}); check it.") from None
+def _read(source: SplitSource, root: Path, group_column: str) -> AnnotationFile:
+    content = read_annotation_file(source.annotations, root)
     file = read_annotations(source.annotations, content, source.name, group_column)
-    if not file.images:
-        reason = str(file.problems[0]) if file.problems else "its list of images is empty"
-        raise UserError(f"split {source.name} must have at least one usable image ({reason}); export it again.")
+    missing = [problem.message for problem in file.problems if problem.rule == MISSING]
+    if missing and not any(image.group for image in file.images):
+        raise UserError(
+            f"group_column must name what images have, and none in {source.annotations} does: {missing[0]}."
+        )
     return file
 
 
@@ -162,8 +174,8 @@ def _used_in_additional(file: AnnotationFile, categories: str, wanted: set[str])
     used = known if categories == "all" else known & (wanted | {FOREGROUND})
     if file.annotations and not used:
         raise UserError(
-            f"additional must have one of the categories {', '.join(sorted(wanted | {FOREGROUND}))}, got "
-            f"{', '.join(sorted(known))}; rename its category to {FOREGROUND}."
+            f"additional must have one of the categories {listed(wanted | {FOREGROUND})}, got "
+            f"{listed(known)}; rename its category to {FOREGROUND}."
         )
     return used
 

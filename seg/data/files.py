@@ -1,4 +1,4 @@
-"""The image files of an export: where they may lie, and the hash of their bytes, remembered between calls."""
+"""The files of an export: where they may lie, and the hash of the images' bytes, remembered between calls."""
 
 import hashlib
 import json
@@ -11,7 +11,9 @@ from pathlib import Path
 
 from seg.data.images import MAX_BYTES
 from seg.data.segmentation import BrokenRule
+from seg.errors import UserError
 
+MAX_ANNOTATIONS = 2 * 1024**3  # bytes; four times the largest file of COCO itself, and read at once
 _RACY = 2 * 10**9  # ns; a file this young may change again within one tick of the file system's clock
 _THREADS = 2
 _BATCH = 64  # files; one at a time, handing over takes as long as hashing
@@ -44,6 +46,31 @@ def locate(folder: Path, file_name: str, export: Path) -> tuple[Path, os.stat_re
     if found.st_size > MAX_BYTES:
         raise BrokenRule("file_too_large", f"{path} must have at most {MAX_BYTES} bytes, got {found.st_size}")
     return path, found
+
+
+def read_annotation_file(path: Path, export: Path) -> bytes:
+    """The bytes of an annotation file, which keeps the rules that image files keep.
+
+    Args:
+        path: of the file.
+        export: the folder that it must lie in, links followed.
+
+    Raises:
+        UserError: if it is missing, no regular file, has more than `MAX_ANNOTATIONS` bytes, or lies elsewhere.
+    """
+    try:
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(export)):
+            raise UserError(f"{path} must not be a link out of {export}; put the file itself there.")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            raise UserError(f"{path} must be a file, and is none; export it again.")
+        if found.st_size > MAX_ANNOTATIONS:
+            raise UserError(
+                f"{path} must have at most {MAX_ANNOTATIONS} bytes, got {found.st_size}; divide the dataset."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check it.") from None
 
 
 class HashCache:

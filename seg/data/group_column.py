@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from seg.data.segmentation import BrokenRule, shown
+from seg.data.segmentation import BrokenRule, printable, shown
 
 MAX_LENGTH = 200  # characters
+MISSING = "group_column_missing"
+_SHOWN = 12  # keys in a message
 
 
 def group_in_column(entry: dict[str, Any], column: str) -> str:
@@ -20,7 +22,9 @@ def group_in_column(entry: dict[str, Any], column: str) -> str:
     value: Any = entry
     for key in [column] if column in entry else column.split("."):
         if not isinstance(value, dict) or key not in value:
-            raise BrokenRule("group_column_missing", f"every image must name its group in '{column}', which is missing")
+            raise BrokenRule(
+                MISSING, f"every image must name its group in '{column}', which is missing; it has {_columns(entry)}"
+            )
         value = value[key]
     if type(value) is int and abs(value) < 10**MAX_LENGTH:
         return str(value)
@@ -30,6 +34,15 @@ def group_in_column(entry: dict[str, Any], column: str) -> str:
             f"'{column}' must be an integer or a text of 1 to {MAX_LENGTH} characters, got {shown(value)}",
         )
     return value
+
+
+def _columns(entry: dict[str, Any]) -> str:
+    """The keys that an entry has, those of objects in it with their path."""
+    keys = []
+    for key, value in entry.items():
+        keys += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(printable(key, 40) for key in keys[:_SHOWN]) + more
 
 
 def _is_unicode(text: str) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from seg.data.baselines import THUMBNAIL
 from seg.data.export import ExportedImage
-from seg.data.likeness import PICTURE, same_texture, small_picture
+from seg.data.likeness import PICTURE, most_alike, same_texture, small_picture
 from seg.data.series import place_in_series
 from seg.data.workers import map_in_processes
 from seg.errors import UserError
@@ -149,8 +149,8 @@ def _united(
     for start in range(0, len(images), _ROWS):
         likeness = thumbnails[start : start + _ROWS] @ thumbnails.T
         likeness[groups[start : start + _ROWS, None] == groups[None]] = -1
-        for offset, other in enumerate(likeness.argmax(axis=1)):
-            first, second = pictures[start + offset], pictures[other]
-            if likeness[offset, other] >= _CANDIDATE and same_texture(first, second):
-                unite(start + offset, int(other))
+        for offset, row in enumerate(likeness):
+            for other in most_alike(row, _CANDIDATE):
+                if same_texture(pictures[start + offset], pictures[other]):
+                    unite(start + offset, int(other))
     return [Place(root(place.group), place.series, place.number) for place in places]

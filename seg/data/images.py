@@ -18,10 +18,12 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
 
 import cv2
 import numpy as np
 
+from seg.data.tiff import check_tiff, keep_colours, tiff_size
 from seg.errors import UserError
 
 MAX_BYTES = 256 * 1024 * 1024  # of an encoded file
@@ -31,8 +33,11 @@ IGNORE = 255
 _ROWS = 1024  # worked on at once where the steps between take memory
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_TIFF = (b"II*\0", b"MM\0*")
+_WHOLE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+# Asked for RGB, OpenCV returns uninitialised memory for a TIFF of 16 bits.
+_WHOLE_TIFF = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
 _REDUCED = {  # how OpenCV is told to decode at 1/n of the size
-    1: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
@@ -44,7 +49,10 @@ EXIF = ("ignore", "rotate")  # what happens to the rotation that EXIF data asks 
 def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None = None) -> np.ndarray:
     """Decodes the bytes of a JPEG, PNG, BMP or TIFF file.
 
-    The size is judged from the header before a pixel is decoded, and a file that ends early is refused.
+    The size is judged from the header before a pixel is decoded, and a file that ends early is refused: a JPEG without
+    an end marker, a PNG without a last chunk or with a checksum that does not fit, a TIFF without all of its data.
+    Damage within a JPEG or an 8-bit TIFF is not seen here, where decoders fill in what is missing;
+    `seg.data.decoder_lines` reads what they say about it.
 
     Args:
         data: the whole file.
@@ -55,7 +63,8 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
         RGB, shape (height, width, 3), uint8; with `fit` perhaps a whole number of times smaller, never below `fit`.
 
     Raises:
-        UserError: if the data is not such a file, is cut off or damaged, or is larger than `MAX_PIXELS`.
+        UserError: if the data is not such a file, is cut off or damaged, is larger than `MAX_PIXELS`, or holds numbers
+            that are no unsigned integers of up to 16 bits.
     """
     height, width = header_size(data)
     check_size(height, width)
@@ -63,10 +72,14 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
         _check_png_chunks(data)
     elif data.startswith(_JPEG):
         _check_jpeg_end(data)
+    elif data.startswith(_TIFF):
+        check_tiff(data)
+        data = keep_colours(data)
     reduction = _reduction(height, width, fit) if fit and data.startswith(_JPEG) else 1
-    flags = _REDUCED[reduction] | (0 if exif else cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = _REDUCED.get(reduction, _WHOLE_TIFF if data.startswith(_TIFF) else _WHOLE)
+    silence_opencv()
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | (0 if exif else cv2.IMREAD_IGNORE_ORIENTATION))
     except cv2.error as error:
         raise UserError(f"the image cannot be decoded ({error.err}); export it again.") from None
     if image is None:
@@ -77,7 +90,22 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
             f"the image's header states a size of {width}×{height}, and it decodes to another one "
             f"({image.shape[1]}×{image.shape[0]}); export it again."
         )
-    return to_rgb8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if reduction > 1 else image)
+    return to_rgb8(image if flags == _WHOLE else cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+@cache
+def silence_opencv() -> None:
+    """Keeps OpenCV's own lines off the terminal, once per process: the errors raised here say what is wrong."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def turned_size(data: bytes, *, exif: bool) -> tuple[int, int]:
+    """Height and width of an image that `decode_image` has decoded, as it was turned where `exif` is asked for."""
+    height, width = header_size(data)
+    if not exif or height == width:
+        return height, width
+    reduced = decode_image(data, exif=True, fit=(1, 1))
+    return (width, height) if (reduced.shape[0] > reduced.shape[1]) != (height > width) else (height, width)
 
 
 def check_size(height: int, width: int) -> None:
@@ -105,8 +133,8 @@ def header_size(data: bytes) -> tuple[int, int]:
         elif data.startswith(b"BM"):
             width, height = struct.unpack("<ii", data[18:26])
             height = abs(height)  # a negative height means rows from top to bottom
-        elif data[:4] in (b"II*\0", b"MM\0*"):
-            height, width = _tiff_size(data)
+        elif data.startswith(_TIFF):
+            height, width = tiff_size(data)
         else:
             start = data[:16].decode("latin-1").encode("unicode_escape").decode()
             raise UserError(f"an image must be a JPEG, PNG, BMP or TIFF file, this one begins with '{start}'.")
@@ -287,19 +315,3 @@ def _check_png_chunks(data: bytes) -> None:
             return
         position += 12 + length
     raise UserError("the PNG is cut off (it has no end chunk); copy or export it again.")
-
-
-def _tiff_size(data: bytes) -> tuple[int, int]:
-    order = "<" if data.startswith(b"II") else ">"
-    (directory,) = struct.unpack(order + "I", data[4:8])
-    (count,) = struct.unpack(order + "H", data[directory : directory + 2])
-    found = {}
-    for index in range(count):
-        entry = data[directory + 2 + 12 * index : directory + 14 + 12 * index]
-        tag, kind, length = struct.unpack(order + "HHI", entry[:8])
-        if tag in (256, 257):
-            # Of two sizes the decoder may take the other one, and then a small header hides a huge image.
-            if tag in found or kind not in (3, 4) or length != 1:
-                raise UserError("the TIFF's header must state one width and one height; export it again.")
-            (found[tag],) = struct.unpack(order + ("H" if kind == 3 else "I"), entry[8 : 10 if kind == 3 else 12])
-    return found[257], found[256]

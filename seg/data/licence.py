@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from seg.data.files import read_annotation_file
 from seg.data.layout import find_splits
+from seg.errors import UserError
 
 
 def stated_licences(data: Path) -> tuple[str, ...]:
@@ -19,8 +21,8 @@ def stated_licences(data: Path) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for source in find_splits(data):
         try:
-            content = json.loads(source.annotations.read_bytes().decode("utf-8-sig"))
-        except (OSError, ValueError, RecursionError):  # conversion has judged the file; here it states nothing
+            content = json.loads(read_annotation_file(source.annotations, data).decode("utf-8-sig"))
+        except (UserError, ValueError, RecursionError):  # conversion has judged the file; here it states nothing
             continue
         found |= dict.fromkeys(_stated(content))
     return tuple(found)

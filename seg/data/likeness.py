@@ -9,6 +9,7 @@ from seg.data.images import decode_image, resize_image
 from seg.errors import UserError
 
 PICTURE = 128  # side of the grey pictures whose detail is compared, in pixels
+COMPARED = 10  # images whose detail is compared with one image's
 
 _PAIRS = 2000  # random pairs that say how alike strangers are
 # Correlation of the detail. Neighbouring MRI slices reach 0.61, and 0.71 at 96 pixels; their copies, shrunk to 70 % and
@@ -33,6 +34,20 @@ def small_picture(path: Path) -> np.ndarray | None:
     except (OSError, UserError):
         return None
     return np.asarray(cv2.cvtColor(resize_image(image, PICTURE, PICTURE), cv2.COLOR_RGB2GRAY))
+
+
+def most_alike(likeness: np.ndarray, least: float) -> np.ndarray:
+    """Which images are worth comparing in detail: up to `COMPARED`, most alike first.
+
+    The nearest alone would not do: where a camera stands still, strangers' small pictures are as alike as a copy's.
+
+    Args:
+        likeness: correlations of one image with others, shape (images,).
+        least: from which on detail is compared.
+    """
+    nearest = np.argpartition(-likeness, COMPARED)[:COMPARED] if len(likeness) > COMPARED else np.arange(len(likeness))
+    nearest = nearest[likeness[nearest] >= least]
+    return nearest[np.argsort(-likeness[nearest], kind="stable")]
 
 
 def same_texture(first: np.ndarray, second: np.ndarray) -> bool:

@@ -4,14 +4,14 @@ A mask is binary: the union of the annotations of the used categories. Crowd reg
 objects; by default they are ignored (no loss, no score there). A region that is both crowd and object is foreground.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from pycocotools import mask as pycoco
 
 from seg.data.coco import Annotation, Category
 from seg.data.images import IGNORE
-from seg.data.segmentation import BrokenRule, Polygons, RunLengths
+from seg.data.segmentation import BrokenRule, Polygons, RunLengths, listed, shown
 from seg.errors import UserError
 
 CROWDS = ("ignore", "foreground")
@@ -33,7 +33,7 @@ def used_categories(categories: Iterable[Category], wanted: str) -> set[str]:
         return known
     names = {name.strip() for name in wanted.split(",")}
     for name in sorted(names - known):
-        raise UserError(f"categories must be 'all' or known names, got '{name}'; known: {', '.join(sorted(known))}.")
+        raise UserError(f"categories must be 'all' or known names, got {shown(name)}; known: {listed(known)}.")
     return names
 
 
@@ -73,12 +73,6 @@ def measure(segmentation: Polygons | RunLengths, height: int, width: int) -> tup
     encoded = {"size": [height, width], "counts": counts}
     left, top, box_width, box_height = (int(number) for number in pycoco.toBbox(encoded))
     return int(pycoco.area(encoded)), (left, top, box_width, box_height)
-
-
-def overlap(segmentations: Sequence[Polygons | RunLengths], height: int, width: int) -> np.ndarray:
-    """Intersection over union of each two regions of one image, shape (regions, regions); none may be empty."""
-    regions = [{"size": [height, width], "counts": rasterise([region], height, width)} for region in segmentations]
-    return np.array(pycoco.iou(regions, regions, [0] * len(regions)))
 
 
 def refuse_overlaps(annotations: Iterable[Annotation], height: int, width: int, *, crowds: str) -> None:

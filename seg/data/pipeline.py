@@ -15,7 +15,7 @@ from seg.data.augmentation import augment, draw
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 
-ORDER, AUGMENTATION = 0, 1  # two independent streams of random numbers from one seed
+ORDER, AUGMENTATION, DRAWN = 0, 1, 2  # independent streams of random numbers from one seed
 PARALLEL, PREFETCHED = 4, 2  # batches being made at a time; batches kept ready
 
 
@@ -28,8 +28,8 @@ def training_dataset(
 
     Args:
         manifest: the dataset.
-        config: `seed`, `augmentation`, and `cache`: `memory` reads the split into memory, `file` reads from disk
-            what a batch needs.
+        config: `seed`, `augmentation`, `foreground_share`, and `cache`: `memory` reads the split into memory, `file`
+            reads from disk what a batch needs.
         batch_size: images per batch, over all replicas.
         first_epoch: counted from 1.
 
@@ -47,11 +47,14 @@ def training_dataset(
             f"use batch_size {examples} or less."
         )
     records = _records(manifest, "train", in_memory=config.cache == "memory")
+    kinds = _kinds(manifest, config.foreground_share)
 
     def epoch_order(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(examples, dtype=tf.int64), _stream(config.seed, epoch, ORDER), alg="philox"
-        )
+        drawn = [
+            tf.tile(_shuffled(kind, _stream(config.seed, epoch, DRAWN + k)), [-(-count // len(kind))])[:count]
+            for k, (kind, count) in enumerate(kinds)
+        ]
+        order = _shuffled(tf.concat(drawn, 0), _stream(config.seed, epoch, ORDER))
         draws = tf.gather(draw(examples, _stream(config.seed, epoch, AUGMENTATION)), order)
         return tf.data.Dataset.from_tensor_slices((order, draws)).batch(batch_size, drop_remainder=True)
 
@@ -91,6 +94,24 @@ def evaluation_dataset(manifest: Manifest, split: str, batch_size: int) -> tf.da
         .prefetch(PREFETCHED)
         .with_options(_options())
     )
+
+
+def _kinds(manifest: Manifest, foreground_share: float) -> list[tuple[np.ndarray, int]]:
+    """The records of the training split by kind, and how many of each kind an epoch has."""
+    records = manifest.records("train")
+    everything = np.arange(len(records), dtype=np.int64)
+    if not foreground_share:
+        return [(everything, len(records))]
+    foreground = np.array([bool((record[..., 3] == 1).any()) for record in records])
+    wanted = round(foreground_share * len(records))
+    kinds = [(everything[foreground], wanted), (everything[~foreground], len(records) - wanted)]
+    if not foreground.any() or foreground.all():
+        return [(everything, len(records))]  # there is nothing to choose from
+    return [(kind, count) for kind, count in kinds if count]
+
+
+def _shuffled(indices: Any, seed: tf.Tensor) -> tf.Tensor:
+    return tf.random.experimental.stateless_shuffle(tf.convert_to_tensor(indices), seed, alg="philox")
 
 
 def _stream(seed: int, epoch: tf.Tensor, stream: int) -> tf.Tensor:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from seg.data.certificate import AnnotationArea, compare_areas
 from seg.data.coco import Annotation, ImageEntry
+from seg.data.decoder_lines import DecoderLines
 from seg.data.images import decode_image, header_size, resize_image, resize_mask
 from seg.data.manifest import IGNORE, Example
 from seg.data.masks import example_mask, measure, refuse_overlaps
@@ -115,7 +117,8 @@ class RecordWriter:
         if hashlib.sha256(data).hexdigest() != task.sha256:
             raise BrokenRule("changed_file", f"{task.path} changed while it was converted; convert again")
         try:
-            image = decode_image(data, exif=self._exif == "rotate", fit=(self._image_size, self._image_size))
+            with _decoder_lines():
+                image = decode_image(data, exif=self._exif == "rotate", fit=(self._image_size, self._image_size))
             height, width = header_size(data)
         except UserError as error:
             raise BrokenRule("image_refused", str(error)) from None
@@ -137,6 +140,11 @@ class RecordWriter:
         while rest:
             written = os.pwrite(self._files[task.split], rest, offset)
             rest, offset = rest[written:], offset + written
+
+
+@cache
+def _decoder_lines() -> DecoderLines:
+    return DecoderLines()
 
 
 def _areas(task: Task) -> tuple[AnnotationArea, ...]:

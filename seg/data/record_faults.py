@@ -23,7 +23,7 @@ def record_faults(manifest: Manifest) -> list[str]:
             continue
         if len(listed) != summary.examples:
             faults.append(f"{split}.jsonl lists {len(listed)} images, and the manifest has {summary.examples}")
-        if split_key(iter(listed)) != summary.key:
+        if split_key(iter(listed), manifest.settings.get("exif", "ignore")) != summary.key:
             faults.append(f"{split}.jsonl lists other images or masks than the manifest's key {summary.key}")
         records = manifest.records(split)
         pixels, empty, strange = 0, 0, False

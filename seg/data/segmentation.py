@@ -5,11 +5,12 @@ lengths that end early, drops the last number of an odd list and takes four numb
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 # pycocotools allocates memory in proportion to the length of an outline, whatever the image's size.
-MAX_OUTLINE = 4_000_000  # pixels
+MAX_OUTLINE = 4_000_000  # pixels, of one polygon
 _MAX_CHARACTERS = 7  # of five bits each, for one 32-bit run
 
 
@@ -40,6 +41,16 @@ class RunLengths:
     counts: str | tuple[int, ...]
 
 
+def most_outline(height: int, width: int) -> int:
+    """How long the outlines of all polygons of one image may be together, in pixels; so may those of one annotation.
+
+    Half the image's pixels: as much as if it were tiled by cells of 8×8 pixels, each with an outline of its own; and as
+    much as the longest polygon beside, for what is drawn over it. pycocotools rasterises 25 pixels of outline in a
+    microsecond, so the largest image (64 Mi pixels) takes 1.5 s.
+    """
+    return MAX_OUTLINE + height * width // 2
+
+
 def check_segmentation(value: Any, height: int, width: int) -> Polygons | RunLengths:
     """Checks one annotation's segmentation against its image's size in pixels.
 
@@ -47,10 +58,22 @@ def check_segmentation(value: Any, height: int, width: int) -> Polygons | RunLen
         BrokenRule: naming the first rule that is broken.
     """
     if isinstance(value, list):
-        return Polygons(tuple(_check_polygon(part, height, width) for part in value))
+        polygons = Polygons(tuple(_check_polygon(part, height, width) for part in value))
+        if (length := outline_length(polygons)) > (most := most_outline(height, width)):
+            raise BrokenRule(
+                "outline_too_long",
+                f"the outlines of an annotation of a {width}×{height} image must be at most {most} pixels long "
+                f"together, got {length:.0f}",
+            )
+        return polygons
     if isinstance(value, dict):
         return _check_run_lengths(value, height, width)
     raise BrokenRule("segmentation_type", f"segmentation must be a list of polygons or an RLE, got {shown(value)}")
+
+
+def outline_length(segmentation: Polygons | RunLengths) -> float:
+    """What rasterising costs: the longer side of each edge of each polygon, summed, in pixels; 0 for run lengths."""
+    return sum(map(_outline, segmentation.parts)) if isinstance(segmentation, Polygons) else 0.0
 
 
 def shown(value: Any) -> str:
@@ -61,6 +84,18 @@ def shown(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def printable(text: str, most: int = 255) -> str:
+    """A text from outside as it is; quoted and cut off where it would break a line or an encoding, or is long."""
+    return text if text.isprintable() and len(text) <= most else shown(text)
+
+
+def listed(names: Iterable[str], *, quoted: bool = False) -> str:
+    """Names from outside, in order, the first 20 of them; all quoted, or those that cannot be printed as they are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 20} more" if len(ordered) > 20 else ""
+    return ", ".join(shown(name) if quoted else printable(name, 60) for name in ordered[:20]) + more
 
 
 def _check_polygon(part: Any, height: int, width: int) -> tuple[float, ...]:

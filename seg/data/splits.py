@@ -36,11 +36,13 @@ class Division:
 
     Attributes:
         images: by split.
-        left_out: the images in the gaps.
+        left_out: what is said of the images in the gaps.
+        gap: these images.
     """
 
     images: dict[str, list[ExportedImage]]
     left_out: list[Problem]
+    gap: list[ExportedImage]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def divide(images: dict[str, list[ExportedImage]], settings: DivisionSettings, *
     """
     split, seed = settings.split, settings.seed
     if split == OFFICIAL:
-        return Division(images, [])
+        return Division(images, [], [])
     everything = [image for name in SPLITS for image in images[name]]
     places = _places(everything, settings, jobs)
     strata = _strata(everything)
@@ -177,10 +179,11 @@ def _without_gaps(images: Sequence[ExportedImage], places: Sequence[Place], name
     for found in numbers.values():
         found.sort()
     kept: dict[str, list[ExportedImage]] = {name: [] for name in SPLITS}
-    left_out = []
+    left_out, gap = [], []
     for image, place, name in zip(images, places, names, strict=True):
         worth_more = SPLITS[SPLITS.index(name) + 1 :]
         if place.series is not None and any(_near(numbers[place.series, other], place.number) for other in worth_more):
+            gap.append(image)
             left_out.append(
                 Problem(
                     split=name,
@@ -196,7 +199,7 @@ def _without_gaps(images: Sequence[ExportedImage], places: Sequence[Place], name
     for name, found_images in kept.items():
         if not found_images:
             raise UserError(f"split {name} is empty once the gaps are left out; use split=official or a group_pattern.")
-    return Division(kept, left_out)
+    return Division(kept, left_out, gap)
 
 
 def _near(numbers: list[int], number: int) -> bool:

@@ -1,19 +1,44 @@
 """The models: one file per architecture."""
 
+from collections.abc import Callable
+
 import keras
 
 from seg.config import TrainConfig
+from seg.models.attention_unet import build_attention_unet
+from seg.models.blocks import LOGITS
+from seg.models.deeplabv3plus import build_deeplabv3plus
 from seg.models.unet import build_unet
+from seg.models.unet_plus_plus import build_unet_plus_plus
+
+_BUILDERS: dict[str, Callable[[TrainConfig], keras.Model]] = {
+    "unet": build_unet,
+    "attention_unet": build_attention_unet,
+    "unet_plus_plus": build_unet_plus_plus,
+    "deeplabv3plus": build_deeplabv3plus,
+}
 
 
-def build_model(config: TrainConfig) -> keras.Model:
-    """A new model with random weights; call it within the scope of the strategy that trains it.
+def build_training_model(config: TrainConfig) -> keras.Model:
+    """A new model as it is trained; call it within the scope of the strategy that trains it.
 
     Returns:
         a model from images `(batch, image_size, image_size, 3)`, values 0 to 255, to logits
-        `(batch, image_size, image_size, 1)` in float32. It consists of Keras's own layers only, so that its
-        `.keras` file loads anywhere without this project.
+        `(batch, image_size, image_size, outputs)` in float32. The layer `LOGITS` emits the first of them, which is the
+        result; with deep supervision there are others, of which each is compared with the mask, too. It consists of
+        Keras's own layers only, so that its `.keras` file loads anywhere without this project.
+
+    Raises:
+        UserError: if the encoder's weights cannot be had.
     """
-    return build_unet(
-        image_size=config.image_size, filters=config.filters, depth=config.depth, precision=config.precision
-    )
+    return _BUILDERS[config.architecture](config)
+
+
+def final_model(model: keras.Model) -> keras.Model:
+    """The part of a training model that gives the result, `(batch, image_size, image_size, 1)`; they share weights."""
+    return keras.Model(model.input, model.get_layer(LOGITS).output, name=model.name)
+
+
+def build_model(config: TrainConfig) -> keras.Model:
+    """A new model with random weights that gives the result only; else as `build_training_model`."""
+    return final_model(build_training_model(config))

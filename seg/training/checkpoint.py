@@ -7,6 +7,7 @@ The order of the images and their augmentation follow from (seed, epoch), so tha
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,18 @@ from seg.training.result import EpochReport
 
 KEPT = 2
 """Checkpoints that stay: if the newest cannot be read, the one before it can."""
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,  # a damaged entry may ask for a password, or for another version of ZIP
+)
+"""What reading a damaged `.npz` file raises."""
 
 _STATE = "state"
 _NAME = re.compile(r"epoch_(\d{5})\.npz")
@@ -81,9 +94,11 @@ class Checkpoints:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                     state = json.loads(str(content[_STATE]))
                     arrays = [content[_key(index)] for index in range(len(content.files) - 1)]
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            except UNREADABLE:
                 continue
             self._check(path, state["identity"])
+            if len(arrays) != len(_variables(model)):
+                continue  # a damaged directory lists fewer
             for variable, array in zip(_variables(model), arrays, strict=True):
                 variable.assign(array)
             return [EpochReport(**report) for report in state["history"]]

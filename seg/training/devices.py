@@ -33,6 +33,26 @@ def effective_batch_size(batch_size: int, replicas: int) -> int:
     return -(-batch_size // replicas) * replicas
 
 
+def device_names(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
+    """What trains together, one name per replica: `CPU`, or the product name of a GPU."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = []
+    for device in strategy.extended.worker_devices:
+        kind, _, number = device.rpartition("device:")[2].partition(":")
+        details = tf.config.experimental.get_device_details(gpus[int(number)]) if kind == "GPU" else {}
+        names.append(str(details.get("device_name", kind)))
+    return tuple(names)
+
+
+def thread_counts() -> dict[str, int]:
+    """Threads that TensorFlow may use, `intra_op` and `inter_op`; 0: as many as there are cores."""
+    threading = tf.config.threading
+    return {
+        "intra_op": int(threading.get_intra_op_parallelism_threads()),
+        "inter_op": int(threading.get_inter_op_parallelism_threads()),
+    }
+
+
 def _logical_cpus(number: int) -> tf.distribute.Strategy:
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:

@@ -23,6 +23,7 @@ from seg.data.masks import region
 from seg.data.pipeline import evaluation_dataset
 from seg.metrics import count_pixels, dice_per_image, hard_dice, iou_per_image
 from seg.statistics import Interval, bootstrap_mean, bootstrap_ratio
+from seg.symmetries import symmetries
 from seg.training.calibration import Calibration, Reliability
 from seg.training.every_image import EveryImage
 from seg.training.image_score import ImageScore, groups_of
@@ -52,30 +53,46 @@ class Evaluation:
 
 
 def predict_split(
-    model: keras.Model, manifest: Manifest, split: str, batch_size: int, strategy: tf.distribute.Strategy
+    model: keras.Model,
+    manifest: Manifest,
+    split: str,
+    batch_size: int,
+    strategy: tf.distribute.Strategy,
+    tta: str = "none",
 ) -> Iterator[np.ndarray]:
     """The probability of foreground for each image of a split, in the order of the records.
 
     Args:
         batch_size: images at a time; the strategy's number of replicas divides it.
+        tta: test-time augmentation; see `seg.symmetries`.
 
     Yields:
         `(image_size, image_size)` float32 in [0, 1], one image at a time: memory is bounded by the batch.
     """
 
     def probability(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor]:
-        return (tf.sigmoid(model(images, training=False))[..., 0],)
+        found = []
+        for swapped, axes in symmetries(tta):
+            seen = tf.reverse(tf.transpose(images, (0, 2, 1, 3)) if swapped else images, axes)
+            seen = tf.reverse(tf.sigmoid(model(seen, training=False)), axes)
+            found.append(tf.transpose(seen, (0, 2, 1, 3)) if swapped else seen)
+        return (tf.add_n(found)[..., 0] / len(found),)
 
     for (batch,) in EveryImage(probability, evaluation_dataset(manifest, split, batch_size), strategy):
         yield from batch
 
 
 def threshold_curve(
-    model: keras.Model, manifest: Manifest, split: str, batch_size: int, strategy: tf.distribute.Strategy
+    model: keras.Model,
+    manifest: Manifest,
+    split: str,
+    batch_size: int,
+    strategy: tf.distribute.Strategy,
+    tta: str = "none",
 ) -> tuple[float, ...]:
     """The mean Dice per image of a split, at the training size, at each of `THRESHOLDS`."""
     total = np.zeros(len(THRESHOLDS))
-    predicted = predict_split(model, manifest, split, batch_size, strategy)
+    predicted = predict_split(model, manifest, split, batch_size, strategy, tta)
     for probability, record in zip(predicted, manifest.records(split), strict=True):
         total += dice_at_thresholds(record[..., 3], probability)
     return tuple((total / manifest.splits[split].examples).tolist())
@@ -95,17 +112,18 @@ def evaluate(
     threshold: float,
     batch_size: int,
     strategy: tf.distribute.Strategy,
+    tta: str = "none",
 ) -> Evaluation:
     """Scores every image of a split.
 
     Args:
         threshold: foreground is where the probability is at least this; from `tune_threshold` on another split.
-        batch_size: as in `predict_split`.
+        batch_size, tta: as in `predict_split`.
     """
     images = []
     curve = np.zeros(len(THRESHOLDS))
     calibration = Calibration()
-    predicted = predict_split(model, manifest, split, batch_size, strategy)
+    predicted = predict_split(model, manifest, split, batch_size, strategy, tta)
     rows = zip(predicted, manifest.records(split), manifest.examples(split), strict=True)
     for index, (probability, record, example) in enumerate(rows):
         counts = count_pixels(record[None, ..., 3], (probability >= threshold)[None])

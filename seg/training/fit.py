@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.data.pipeline import training_dataset
 from seg.errors import UserError
-from seg.losses import get_loss
-from seg.models import build_model
+from seg.losses import get_loss, mean_over_outputs, validation_loss
+from seg.models import build_training_model, final_model
+from seg.training.averaging import WeightAverage
 from seg.training.checkpoint import Checkpoints
 from seg.training.devices import effective_batch_size
+from seg.training.fused import with_fused_normalization
+from seg.training.optimizer import make_optimizer
 from seg.training.result import EpochReport, TrainResult
 from seg.training.validation import Validation
 
@@ -61,13 +65,19 @@ def fit(
     replicas = strategy.num_replicas_in_sync
     batch_size = effective_batch_size(config.batch_size, replicas)
     keras.utils.set_random_seed(config.seed)
+    steps = manifest.splits["train"].examples // batch_size
     with strategy.scope():
-        model = build_model(config)
+        plain = build_training_model(config)
+        model = with_fused_normalization(plain)
         # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
-        model.compile(optimizer=_optimizer(config), loss=get_loss(config.loss), jit_compile=False)
-    validation = Validation(model, get_loss(config.loss), manifest, "val", batch_size, strategy)
+        loss = mean_over_outputs(get_loss(config.loss))
+        model.compile(optimizer=make_optimizer(config, steps), loss=loss, jit_compile=False)
+    final = final_model(model)
+    validation = Validation(final, validation_loss(config.loss), manifest, "val", batch_size, strategy)
     kept = None if checkpoints is None else Checkpoints(checkpoints, _identity(config, manifest, replicas))
-    course = _Course(config.patience, batch_size, validation, folder / MODEL, on_epoch, on_best, kept)
+    average = WeightAverage(model, config, manifest, batch_size, strategy) if config.ema else None
+    course = _Course(config.patience, batch_size, plain, validation, average, folder / MODEL, on_epoch, on_best, kept)
+    course.set_model(model)  # `Model.fit` does so too, and too late for what is replayed
     if kept is not None:
         with strategy.scope():
             course.replay(kept.restore(model))
@@ -77,7 +87,7 @@ def fit(
             training_dataset(manifest, config, batch_size, first_epoch=done + 1),
             initial_epoch=done,
             epochs=config.epochs,
-            steps_per_epoch=manifest.splits["train"].examples // batch_size,
+            steps_per_epoch=steps,
             callbacks=[course],
             shuffle=False,  # the dataset has its own order
             verbose=0,
@@ -90,7 +100,7 @@ def fit(
         stop_reason=course.stop_reason,
         best_epoch=course.best.epoch,
         val_dice=course.best.val_dice,
-        parameters=model.count_params(),
+        parameters=final.count_params(),
         replicas=replicas,
         batch_size=batch_size,
         model=MODEL,
@@ -116,7 +126,9 @@ class _Course(keras.callbacks.Callback):
         self,
         patience: int,
         batch_size: int,
+        plain: keras.Model,
         validation: Validation,
+        average: WeightAverage | None,
         path: Path,
         on_epoch: Callable[[EpochReport], bool],
         on_best: Callable[[keras.Model, int], None],
@@ -130,7 +142,10 @@ class _Course(keras.callbacks.Callback):
         self.error: UserError | None = None
         self._patience = patience
         self._batch_size = batch_size
+        self._plain = plain
+        self._saved = final_model(plain)
         self._validation = validation
+        self._average = average
         self._path = path
         self._on_epoch = on_epoch
         self._on_best = on_best
@@ -138,9 +153,16 @@ class _Course(keras.callbacks.Callback):
         self._traced = False
 
     def replay(self, history: Sequence[EpochReport]) -> None:
-        """Decides once more on the epochs of an interrupted call: its last decision may not have been heard."""
+        """Decides once more on the epochs of an interrupted call: its last decision may not have been heard.
+
+        The model has the variables that it had after the last of them.
+        """
         for report in history:
             self.history.append(report)
+            if report is history[-1] and self.best is report:
+                with self._averaged(report.epoch):
+                    self._plain.set_weights(self.model.get_weights())
+                self._keep(report)  # the checkpoint is written first, and the model may not have been
             self._decide(report)
 
     @property
@@ -163,12 +185,35 @@ class _Course(keras.callbacks.Callback):
         assert logs is not None
         train_loss = float(logs["loss"])
         images_per_second = self._steps * self._batch_size / (time.perf_counter() - self._steps_start)
+        with self._averaged(epoch + 1):
+            report = self._validate(epoch, train_loss, images_per_second)
+        if report is None:
+            self.model.stop_training = True
+            return
+        if self._checkpoints is not None:
+            try:
+                self._checkpoints.save(self.model, self.history)
+            except UserError as error:
+                self.error = error
+                self.model.stop_training = True
+                return
+        if self.best is report:
+            self._keep(report)
+        self._decide(report)
+        if self.stopped:
+            self.model.stop_training = True
+
+    def _averaged(self, epoch: int) -> AbstractContextManager[None]:
+        """The model is within as it is validated and saved."""
+        return self._average.applied(epoch) if self._average else nullcontext()
+
+    def _validate(self, epoch: int, train_loss: float, images_per_second: float) -> EpochReport | None:
+        """Scores the model as it is now and holds its weights if it is the best; None if training has diverged."""
         score = self._validation()
         for name, loss in (("train_loss", train_loss), ("val_loss", score.loss)):
             if not math.isfinite(loss):
                 self.divergence = f"training diverged: {name} is {loss} in epoch {epoch + 1}"
-                self.model.stop_training = True
-                return
+                return None
         report = EpochReport(
             epoch=epoch + 1,
             train_loss=train_loss,
@@ -179,18 +224,12 @@ class _Course(keras.callbacks.Callback):
         )
         self.history.append(report)
         if self.best is report:
-            _save(self.model, self._path)
-            self._on_best(self.model, report.epoch)
-        if self._checkpoints is not None:
-            try:
-                self._checkpoints.save(self.model, self.history)
-            except UserError as error:
-                self.error = error
-                self.model.stop_training = True
-                return
-        self._decide(report)
-        if self.stopped:
-            self.model.stop_training = True
+            self._plain.set_weights(self.model.get_weights())
+        return report
+
+    def _keep(self, report: EpochReport) -> None:
+        _save(self._saved, self._path)
+        self._on_best(self._saved, report.epoch)
 
     def _decide(self, report: EpochReport) -> None:
         if not self._on_epoch(report):
@@ -208,16 +247,10 @@ def _identity(config: TrainConfig, manifest: Manifest, replicas: int) -> dict[st
 
 
 def _save(model: keras.Model, path: Path) -> None:
-    """Writes the model without its loss and optimizer, beside its place first: it loads without our code."""
+    """Writes the model, which has neither loss nor optimizer, beside its place first: it loads without our code."""
     partial = path.with_name(f".partial.{path.name}")
-    keras.Model(model.inputs, model.outputs, name=model.name).save(partial)
+    model.save(partial)
     partial.replace(path)
-
-
-def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
-    adam = keras.optimizers.Adam(config.learning_rate)
-    # Keras scales the loss by itself only where float16 is the global policy.
-    return keras.optimizers.LossScaleOptimizer(adam) if config.precision == "mixed_float16" else adam
 
 
 def _check(config: TrainConfig, manifest: Manifest) -> None:

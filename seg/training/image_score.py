@@ -59,9 +59,26 @@ class Part:
 
 def groups_of(images: Sequence[ImageScore]) -> list[str] | None:
     """What the bootstrap draws: each image's group, one without a group being its own; None where none has one."""
-    if not any(image.group for image in images):
+    return group_names([image.group for image in images], [image.index for image in images])
+
+
+def group_names(groups: Sequence[str | None], indices: Sequence[int]) -> list[str] | None:
+    """The same from each image's group, if it has one, and its position in the split's records."""
+    if not any(groups):
         return None
-    return [f"group {image.group}" if image.group else f"image {image.index}" for image in images]
+    return [f"group {group}" if group else f"image {index}" for group, index in zip(groups, indices, strict=True)]
+
+
+def thirds(foreground: Sequence[int]) -> dict[str, list[int]]:
+    """Positions of the images with foreground, in thirds by how much they have: by `SIZES`, empty ones left out.
+
+    Args:
+        foreground: true foreground pixels of each image.
+    """
+    present = [index for index, pixels in enumerate(foreground) if pixels]
+    ordered = np.asarray(sorted(present, key=lambda index: foreground[index]), dtype=int)
+    parts = zip(SIZES, np.array_split(ordered, len(SIZES)), strict=True)
+    return {name: part.tolist() for name, part in parts if part.size}
 
 
 def by_size(images: Sequence[ImageScore], image_size: int) -> list[Part]:
@@ -70,10 +87,8 @@ def by_size(images: Sequence[ImageScore], image_size: int) -> list[Part]:
     Thirds, not fixed sizes: they hold equally many images (one more in the first ones) on any dataset. Fewer than three
     images with foreground make as many parts.
     """
-    ordered = sorted((image for image in images if image.foreground), key=lambda image: image.foreground)
-    thirds = np.array_split(np.arange(len(ordered)), len(SIZES))
-    parts = zip(SIZES, thirds, strict=True)
-    return [_part(name, [ordered[place] for place in third], image_size) for name, third in parts if third.size]
+    parts = thirds([image.foreground for image in images])
+    return [_part(name, [images[index] for index in part], image_size) for name, part in parts.items()]
 
 
 def by_group(images: Sequence[ImageScore], image_size: int) -> list[Part]:

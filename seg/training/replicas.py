@@ -19,7 +19,7 @@ import tensorflow as tf
 from seg.config import LOSSES, TrainConfig
 from seg.data.manifest import Example, Manifest, SplitSummary
 from seg.data.pipeline import evaluation_dataset, training_dataset
-from seg.losses import Loss, get_loss
+from seg.losses import Loss, get_loss, validation_loss
 from seg.models import build_model
 from seg.training.devices import effective_batch_size
 from seg.training.validation import Validation
@@ -91,7 +91,7 @@ def measure(manifest: Manifest, strategy: tf.distribute.Strategy, replicas: int)
         if fault:
             found["faults"].append(fault)  # it gives no losses of single images to validate with
         else:
-            score = Validation(model, loss, manifest, "val", batch_size, strategy)()
+            score = Validation(model, validation_loss(name), manifest, "val", batch_size, strategy)()
             quantities |= {"val_loss": score.loss, "val_dice": score.dice, "images": score.images}
     return found
 

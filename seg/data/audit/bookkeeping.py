@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from seg.data.audit.context import Context
 from seg.data.audit.finding import Exhibit, Finding, Table, counted
+from seg.data.coco import Problem
+from seg.data.segmentation import listed
 
 _EXAMPLES = 6
 
@@ -15,6 +17,7 @@ def bookkeeping(context: Context) -> Iterator[Finding]:
     yield from _order(context)
     yield from _repeated_ids(context)
     yield from _unknown_images(context)
+    yield from _areas_that_are_none(context)
 
 
 def _empty_categories(context: Context) -> Iterator[Finding]:
@@ -22,7 +25,7 @@ def _empty_categories(context: Context) -> Iterator[Finding]:
     empty = [category for category in categories if not category["annotations"]]
     if not empty:
         return
-    names = ", ".join(f"'{category['name']}'" for category in empty)
+    names = listed((category["name"] for category in empty), quoted=True)
     yield Finding(
         rule="empty_categories",
         severity="warning",
@@ -105,7 +108,7 @@ def _repeated_ids(context: Context) -> Iterator[Finding]:
 
 
 def _unknown_images(context: Context) -> Iterator[Finding]:
-    found = [problem for file in context.files.values() for problem in file.problems if problem.rule == "unknown_image"]
+    found = _problems(context, "unknown_image")
     if found:
         yield Finding(
             rule="unknown_images",
@@ -116,3 +119,21 @@ def _unknown_images(context: Context) -> Iterator[Finding]:
             remedy="Export again; if images were removed on purpose, remove their annotations.",
             examples=tuple(Exhibit(caption=str(problem)) for problem in found[:_EXAMPLES]),
         )
+
+
+def _areas_that_are_none(context: Context) -> Iterator[Finding]:
+    found = _problems(context, "area_type")
+    if found:
+        yield Finding(
+            rule="area_no_number",
+            severity="info",
+            count=len(found),
+            title=f"{counted(len(found), 'annotation')} whose stated area is no number of pixels",
+            meaning="What the outline covers counts here; it cannot be compared with what the file says.",
+            remedy="Nothing here; other tools sort objects by this number.",
+            examples=tuple(Exhibit(caption=str(problem)) for problem in found[:_EXAMPLES]),
+        )
+
+
+def _problems(context: Context, rule: str) -> list[Problem]:
+    return [problem for file in context.files.values() for problem in file.problems if problem.rule == rule]

@@ -11,11 +11,11 @@ from seg.data.audit.headers import HEADER_BYTES, Header, read_header
 from seg.data.baselines import thumbnails
 from seg.data.coco import Annotation, AnnotationFile, ImageEntry
 from seg.data.coco_reader import read_annotations
+from seg.data.files import read_annotation_file
 from seg.data.groups import compiled_pattern, group_in_name
 from seg.data.layout import ADDITIONAL, SplitSource, find_additional, find_splits, image_path
 from seg.data.manifest import Example, Manifest
 from seg.data.masks import measure
-from seg.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,8 @@ class Context:
             self._prefixes[ADDITIONAL] = f"{ADDITIONAL}/{folder}"
         # Corrections have no groups.
         self.files: dict[str, AnnotationFile] = {
-            name: _read(source, "" if name == ADDITIONAL else converted_with) for name, source in self.sources.items()
+            name: self._read(source, "" if name == ADDITIONAL else converted_with)
+            for name, source in self.sources.items()
         }
 
     @cached_property
@@ -124,7 +125,7 @@ class Context:
         if self.group_column:
             # Read anew: an official split was converted without looking at the column, and keeps images without it.
             sources = [source for name, source in self.sources.items() if name != ADDITIONAL]
-            files = {source.name: _read(source, self.group_column) for source in sources}
+            files = {source.name: self._read(source, self.group_column) for source in sources}
             entries = ((name, image) for name, file in files.items() for image in file.images)
             return {self.file_name(name, image): str(image.group) for name, image in entries}
         if self.group_pattern:
@@ -152,6 +153,11 @@ class Context:
         """The image file that an `Example` names."""
         return image_path(file_name, self.data, self.additional)
 
+    def _read(self, source: SplitSource, group_column: str) -> AnnotationFile:
+        root = self.additional if self.additional is not None and source.name == ADDITIONAL else self.data
+        content = read_annotation_file(source.annotations, root)
+        return read_annotations(source.annotations, content, source.name, group_column)
+
     def _header(self, file_name: str) -> Header:
         try:
             with self.path(file_name).open("rb") as file:
@@ -177,11 +183,3 @@ class Context:
                     area=area,
                     box=box,
                 )
-
-
-def _read(source: SplitSource, group_column: str) -> AnnotationFile:
-    try:
-        content = source.annotations.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source.annotations} cannot be read ({error.strerror}); check it.") from None
-    return read_annotations(source.annotations, content, source.name, group_column)

@@ -3,26 +3,25 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
 from seg.data.audit import pictures
 from seg.data.audit.context import Context, Labelled
 from seg.data.audit.finding import Exhibit, Finding, counted
+from seg.data.audit.overlapping import overlapping
 from seg.data.certificate import TOLERANCE, compare_areas
 from seg.data.images import resize_mask
-from seg.data.masks import overlap, rasterise, region
+from seg.data.manifest import Manifest
+from seg.data.masks import rasterise, region
 from seg.data.segmentation import Polygons
 
 _EXAMPLES = 6
 _MOST = 0.95  # share from which "boxes" is a property of the dataset
 _STRAY_OF_LARGEST, _STRAY_OF_IMAGE = 0.02, 0.0005  # areas
-_SAME = 0.9  # intersection over union
-_TOUCHING = 0.02  # the same, below which outlines just share an edge
 
 
 def labels(context: Context) -> Iterator[Finding]:
     """Everything that can be said about the outlines."""
     for check in (
+        _no_foreground,
         _boxes,
         _unlabelled,
         _stray,
@@ -33,6 +32,26 @@ def labels(context: Context) -> Iterator[Finding]:
         _crowds,
     ):
         yield from check(context)
+
+
+def splits_without_foreground(manifest: Manifest) -> list[str]:
+    """The splits in which no record has a pixel of foreground."""
+    return [name for name, summary in manifest.splits.items() if summary.empty == summary.examples]
+
+
+def _no_foreground(context: Context) -> Iterator[Finding]:
+    empty = splits_without_foreground(context.manifest)
+    if empty:
+        count = sum(context.manifest.splits[split].examples for split in empty)
+        yield Finding(
+            rule="no_foreground",
+            severity="error",
+            count=count,
+            title=f"No image of {', '.join(empty)} has foreground ({counted(count, 'image')})",
+            meaning="Nothing can be learned there, and an empty mask scores as well as can be.",
+            remedy="Export the annotations too, and see that `categories` names those that count and that image_size "
+            "leaves something of them.",
+        )
 
 
 def _boxes(context: Context) -> Iterator[Finding]:
@@ -177,20 +196,13 @@ def _disagrees(labelled: Labelled) -> bool:
 
 
 def _overlaps(context: Context) -> Iterator[Finding]:
-    twice, overlapping = [], []
+    twice: list[Labelled] = []
+    touching: list[Labelled] = []
     for members in _by_image(context).values():
         shapes = [labelled for labelled in members if labelled.area and not labelled.annotation.crowd]
-        if len(shapes) < 2:
-            continue
-        found = overlap(
-            [shape.annotation.segmentation for shape in shapes], shapes[0].image.height, shapes[0].image.width
-        )
-        np.fill_diagonal(found, 0)
-        for index, shape in enumerate(shapes):
-            if found[index, :index].max(initial=0) > _SAME:
-                twice.append(shape)
-            elif found[index, :index].max(initial=0) > _TOUCHING:
-                overlapping.append(shape)
+        same, others = overlapping(shapes)
+        twice += same
+        touching += others
     if twice:
         yield Finding(
             rule="drawn_twice",
@@ -202,15 +214,15 @@ def _overlaps(context: Context) -> Iterator[Finding]:
             remedy="Delete one of each pair.",
             examples=_exhibits(context, twice, _size),
         )
-    if overlapping:
+    if touching:
         yield Finding(
             rule="overlaps",
             severity="info",
-            count=len(overlapping),
-            title=f"{counted(len(overlapping), 'annotation')} overlapping another one in the same image",
+            count=len(touching),
+            title=f"{counted(len(touching), 'annotation')} overlapping another one in the same image",
             meaning="The mask is the union: where objects overlap, nothing of the border between them is left.",
             remedy="Nothing, for one foreground class.",
-            examples=_exhibits(context, overlapping, _size),
+            examples=_exhibits(context, touching, _size),
         )
 
 

@@ -1,8 +1,9 @@
 """Leakage: images of the scored splits that the training images give away."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from seg.data.audit.context import Context, Row
 from seg.data.audit.finding import Bars, Exhibit, Finding, counted
 from seg.data.audit.given_groups import given_groups
 from seg.data.baselines import baselines, nearest_strangers_dice
-from seg.data.likeness import same_texture, small_picture, stranger_likeness
+from seg.data.likeness import most_alike, same_texture, small_picture, stranger_likeness
 from seg.data.series import place_in_series
 from seg.data.splits import GAP
 
@@ -81,9 +82,8 @@ def _identical(context: Context) -> Iterator[Finding]:
 
 
 def _near_identical(context: Context) -> Iterator[Finding]:
-    pairs = [pair for pair in _nearest(context) if pair.likeness >= _CANDIDATE]
-    pairs = [pair for pair in pairs if pair.row.example.sha256 != pair.train.example.sha256]
-    pairs = [pair for pair in pairs if _copies(context, pair)]
+    looked_at = lru_cache(maxsize=None)(lambda file_name: small_picture(context.path(file_name)))
+    pairs = [pair for pair in map(partial(_copy, looked_at), _candidates(context)) if pair is not None]
     if pairs:
         pairs.sort(key=lambda pair: -pair.likeness)
         yield Finding(
@@ -98,24 +98,30 @@ def _near_identical(context: Context) -> Iterator[Finding]:
         )
 
 
-def _nearest(context: Context) -> list[_Pair]:
-    """Each image of the other splits with the training image that looks most alike."""
+def _candidates(context: Context) -> Iterator[list[_Pair]]:
+    """For each image of the other splits, the training images that look most alike, without its very file."""
     train = context.thumbnails["train"]
-    pairs = []
     for split in context.rows:
         if split == "train":
             continue
         for start in range(0, len(context.rows[split]), _BLOCK):
             likeness = context.thumbnails[split][start : start + _BLOCK] @ train.T
-            for offset, column in enumerate(likeness.argmax(axis=1)):
-                pairs.append(
-                    _Pair(
-                        context.rows[split][start + offset],
-                        context.rows["train"][column],
-                        float(likeness[offset, column]),
-                    )
-                )
-    return pairs
+            for offset, column in enumerate(likeness):
+                row = context.rows[split][start + offset]
+                pairs = [
+                    _Pair(row, context.rows["train"][other], float(column[other]))
+                    for other in most_alike(column, _CANDIDATE)
+                ]
+                yield [pair for pair in pairs if pair.train.example.sha256 != row.example.sha256]
+
+
+def _copy(picture: Callable[[str], np.ndarray | None], pairs: list[_Pair]) -> _Pair | None:
+    """The first pair that is one picture twice; at a size of its own, because small records look alike sooner."""
+    for pair in pairs:
+        first, second = (picture(row.example.file_name) for row in (pair.row, pair.train))
+        if first is not None and second is not None and same_texture(first, second):
+            return pair
+    return None
 
 
 def _series(context: Context) -> Iterator[Finding]:
@@ -228,13 +234,6 @@ def _lookup(context: Context, leaks: bool) -> Finding:
             ),
         ),
     )
-
-
-def _copies(context: Context, pair: _Pair) -> bool:
-    """Whether both are one picture; at a size of their own, because small records look alike sooner."""
-    first = small_picture(context.path(pair.row.example.file_name))
-    second = small_picture(context.path(pair.train.example.file_name))
-    return first is not None and second is not None and same_texture(first, second)
 
 
 def _scored(context: Context) -> int:

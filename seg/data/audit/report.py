@@ -9,6 +9,7 @@ from typing import Any
 
 from seg.data.audit.finding import SEVERITIES, Exhibit, Finding, counted
 from seg.data.manifest import Manifest
+from seg.errors import one_line
 from seg.page import Html, bars, element, facts, page, picture, table, write_whole
 
 _MARKS = {"error": "✕", "warning": "!", "info": "i"}
@@ -45,7 +46,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 def summary(findings: Sequence[Finding]) -> str:
     """One line per error and warning, then the number of the other findings; for a terminal."""
-    lines = [f"{finding.severity:7}  {finding.title}" for finding in findings if finding.severity != "info"]
+    lines = [f"{finding.severity:7}  {one_line(finding.title)}" for finding in findings if finding.severity != "info"]
     lines.append(verdict(findings))
     return "\n".join(lines)
 

@@ -1,0 +1,131 @@
+"""Train arms side by side with the same seeds, and say which is better and how sure that is.
+
+    python -m experiments.compare --data FOLDER --loss bce,dice --filters 8,16 --seeds 3
+    python -m experiments.compare --data FOLDER --arms 'depth=3,4;augmentation=none,full' --loss dice --filters 16
+
+Every combination of the values is an arm; every arm has the same seeds and epochs. The same command again goes on where
+it stopped, and one with more seeds adds them. Arms are compared on the validation images; the test images are used
+once, for the winner. Several learning rates: each arm tries all with the first seed and keeps its best.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments import datasets, entry
+from experiments.comparison import own_rates
+from experiments.final_test import score_on_test_once
+from experiments.options import FIELDS, OPTIONS, parser, train_config
+from experiments.report import COMPARISON, note_origin, publish_page, write
+from experiments.search import SearchSpace, parse_arms, parse_filters, parse_learning_rates, parse_losses
+from experiments.storage import TrialRow
+from experiments.study import LISTS, conduct, local_executor
+from experiments.study_page.record import StudyRecord
+from experiments.study_report import publish_study
+from experiments.tracking import Tracker
+from seg.config import TrainConfig
+from seg.errors import UserError
+
+OVERRIDES = {
+    **LISTS,
+    "learning_rate": replace(
+        OPTIONS["learning_rate"],
+        type=str,
+        default="0.001",
+        help="step size of Adam; several, with commas: each arm takes its best on validation with the first seed",
+    ),
+    "study": replace(OPTIONS["study"], default="comparison"),
+    "output": replace(
+        OPTIONS["output"],
+        default="comparison",
+        help="folder for report.html, comparison.json and the audit that the page links to",
+    ),
+}
+STUDY_OPTIONS = ("arms", "seeds", "study", "slots", "storage", "retries", "trial_timeout")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return parser("compare", __doc__, [*datasets.OPTIONS, *STUDY_OPTIONS, "output", *FIELDS], **OVERRIDES)
+
+
+def search_space(values: argparse.Namespace) -> SearchSpace:
+    """The arms that the options describe.
+
+    Raises:
+        UserError: if an arm cannot be trained, or there are too few arms or seeds.
+    """
+    losses, filters, others = parse_losses(values.loss), parse_filters(values.filters), parse_arms(values.arms)
+    rates = parse_learning_rates(values.learning_rate)
+    first = {name: choices[0] for name, choices in others.items()}
+    base = train_config(values, **{"loss": losses[0], "filters": filters[0], "learning_rate": rates[0]} | first)
+    several = rates if len(rates) > 1 else ()
+    space = SearchSpace(base=base, losses=losses, filters=filters, others=others, learning_rates=several)
+    if len(space.arms()) < 2:
+        raise UserError("a comparison takes two arms at least, got one; give loss, filters or arms several values.")
+    if values.seeds < 1:
+        raise UserError(f"seeds must be at least 1, got {values.seeds}.")
+    return space
+
+
+def with_own_rates(space: SearchSpace, rows: Sequence[TrialRow], seeds: int) -> list[TrainConfig]:
+    """Every arm at the learning rate that it chose (the first, where it has no trial to go by), with every seed."""
+    chosen = {}
+    for row in own_rates(rows, space.learning_rates, space.base.seed):
+        if row.state == "finished" and row.config is not None:
+            chosen[replace(row.config, seed=0, learning_rate=1.0)] = row.config.learning_rate
+    arms = [
+        replace(arm, learning_rate=chosen.get(replace(arm, seed=0, learning_rate=1.0), arm.learning_rate))
+        for arm in space.arms()
+    ]
+    return [replace(arm, seed=space.base.seed + seed) for seed in range(seeds) for arm in arms]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    values = build_parser().parse_args(arguments)
+    launch = entry.read_launch()
+    space = search_space(values)
+    tracker = Tracker(launch.tracking_uri, None)
+    manifest = datasets.prepare(values, space.base.image_size)
+    configs = space.tuning() or space.grid(len(space.arms()) * values.seeds)
+    with local_executor(values.slots) as executor:
+        result = conduct(values, space, manifest, tracker, executor, launch.run_id, configs)
+        if space.learning_rates:
+            tried = {*configs}
+            own = with_own_rates(space, result.rows, values.seeds)
+            configs = [*configs, *(config for config in own if config not in tried)]
+            result = conduct(values, space, manifest, tracker, executor, None, configs)
+            result = replace(result, rows=tuple(own_rates(result.rows, space.learning_rates, space.base.seed)))
+        with tracker.ending(result.run_id):
+            note_origin("compare", build_parser(), values, result.run_id, launch.tracking_uri)
+            publish_study(result, manifest, tracker)
+            score_on_test_once(result, manifest, tracker, executor, values.storage)
+            record = publish_page(values.study, values.storage, Path(values.workspace), tracker)
+            tracker.extend_note(result.run_id, f"### {record.verdict.headline}\n\n{' '.join(record.verdict.reasons)}")
+    page = write(record, Path(values.output))
+    print(summary(record))
+    print(f"page:   {page}, {page.with_name(COMPARISON)}")
+    print(f"browse: {tracker.where_to_browse(result.run_id)}")
+    return 0
+
+
+def summary(record: StudyRecord) -> str:
+    """The lines that a person reads at the end."""
+    lines = []
+    if record.compared is not None:
+        result = record.compared.result
+        names = [arm.name for arm in record.compared.arms]
+        width = max(map(len, names))
+        scores = ((names[arm], result.arms[arm].both or result.arms[arm].images) for arm in result.order)
+        lines += [f"  {name:{width}}  validation Dice {score}" for name, score in scores]
+    lines.append(record.verdict.headline)
+    if record.evaluation is not None and record.scored is not None:
+        used = next((f", used {use.at}" for use in record.study.test_uses if use.trial == record.scored.number), "")
+        gap = "" if record.optimism_gap is None else f"; optimism gap {record.optimism_gap:+.3f}"
+        dice = record.evaluation["scores"]["dice"]
+        lines.append(f"test{used}: trial {record.scored.number}, Dice {dice['mean']:.3f}{gap}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,101 @@
+"""What a run keeps of its machine and software comes back as it was, and nothing else is taken for it."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import code_version
+from experiments.environment import PACKAGES, Environment, installed_versions
+from seg.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+MADE = Environment(
+    python="3.11.9",
+    packages={"tensorflow": "2.21.0", "numpy": "2.4.6"},
+    system="Linux x86_64",
+    cpu="Some CPU",
+    instructions="avx2 fma",
+    cores=2,
+    threads={"intra_op": 0, "inter_op": 0},
+    devices=("CPU",),
+    flags={"OMP_NUM_THREADS": "2"},
+    git_commit="0123",
+    uncommitted="",
+    code={"seg/losses.py": "abc"},
+)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+def test_the_packages_are_those_that_the_project_pins():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert [pin.partition("==")[0] for pin in project["dependencies"]] == list(PACKAGES)
+    assert {"tensorflow", "numpy", "h5py"} <= installed_versions().keys()
+
+
+def test_the_code_is_what_was_imported():
+    # In a process of its own: other tests import other files.
+    script = "import json, experiments.code_version as code, seg.config; print(json.dumps(code.loaded_code()))"
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = json.loads(ran.stdout)
+    assert {"experiments/code_version.py", "seg/config.py", "seg/errors.py"} <= code.keys()
+    assert "seg/losses.py" not in code
+    content = (ROOT / "seg" / "config.py").read_bytes()
+    assert code["seg/config.py"] == hashlib.sha256(content).hexdigest()[:20]
+
+
+def test_changes_that_are_not_committed(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    monkeypatch.setattr(code_version, "__file__", str(tmp_path / "code_version.py"))
+    assert code_version.uncommitted_changes() == ""  # no repository
+    git("init")
+    (tmp_path / "file.py").write_text("1\n")
+    git("add", "file.py")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "first")
+    assert code_version.uncommitted_changes() == ""
+    (tmp_path / "file.py").write_text("2\n")
+    two = code_version.uncommitted_changes()
+    (tmp_path / "file.py").write_text("3\n")
+    assert re.fullmatch("[0-9a-f]{20}", two)
+    assert code_version.uncommitted_changes() not in ("", two)
+
+
+def test_written_and_read():
+    assert Environment.read(MADE.as_json()) == MADE
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "[" * 100_000])
+def test_what_is_none(text):
+    with pytest.raises(UserError, match=r"environment.json of the run must be as training wrote it"):
+        Environment.read(text)
+
+
+@given(field=st.sampled_from(sorted(asdict(MADE))), value=ANY_JSON)
+def test_a_field_of_any_other_kind_is_refused_or_read_as_it_stands(field, value):
+    text = json.dumps(json.loads(MADE.as_json()) | {field: value})
+    try:
+        found = Environment.read(text)
+    except UserError:
+        return
+    assert found == replace(MADE, **{field: tuple(value) if isinstance(value, list) else value})
+    assert type(value) is type(json.loads(MADE.as_json())[field])
+
+
+@given(st.text() | ANY_JSON.map(json.dumps))
+def test_any_text_is_one_line_of_error(text):
+    with pytest.raises(UserError):
+        Environment.read(text)
