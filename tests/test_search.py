@@ -35,7 +35,8 @@ def test_lists():
         (
             parse_losses,
             "bce,focal",
-            "loss must be one or more of bce, dice, bce_dice, focal_tversky, batch_dice, separated by commas, got 'focal'",
+            "loss must be one or more of bce, dice, bce_dice, focal_tversky, batch_dice, separated by commas, "
+            "got 'focal'",
         ),
         (parse_losses, "bce,,dice", "loss must be values separated by commas, got 'bce,,dice'"),
         (parse_losses, "bce,bce", "loss must name each value once, got 'bce,bce'"),
