@@ -30,6 +30,7 @@ PACKAGES = (  # what pyproject.toml pins; a test keeps them equal
     "opencv-python-headless",
     "numpy",
     "h5py",
+    "scipy",
     "matplotlib",
     "scikit-learn",
     "psutil",

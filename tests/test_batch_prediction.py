@@ -201,7 +201,7 @@ def test_all_good_is_exit_code_0(predictor: Predictor, scans: list[Path], tmp_pa
 def test_an_image_that_only_fails_at_its_full_size_costs_itself(
     predictor: Predictor, scans: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(data: bytes) -> np.ndarray:
+    def fail(data: bytes, *, exif: bool) -> np.ndarray:
         raise UserError("the image is damaged")
 
     monkeypatch.setattr(batch_prediction, "decode_image", fail)

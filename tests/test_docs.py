@@ -215,6 +215,8 @@ def test_a_command_runs(page: str, command: str, folder: Path, monkeypatch: pyte
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
 def test_python_of_the_pages_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
+    # MLflow puts the model's own code into it, where later tests' processes would find it before the project's.
+    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := f"sqlite:///{folder / 'mlflow.db'}")
     mlflow.set_tracking_uri(uri)
     model = Registry(uri).champion("seg-unet")

@@ -101,13 +101,13 @@ def test_scores_of_an_older_format_or_of_other_images_are_made_anew(
     manifest = write_tiny(tmp_path / "tiny")
     monkeypatch.setattr(final_test, "evaluate", lambda *arguments: {"anew": True})
     executor: Any = None
-    known = {"format": EVALUATION_FORMAT, "split_key": manifest.splits["test"].key}
+    known = {"format": EVALUATION_FORMAT, "split_key": manifest.splits["test"].key, "tta": "none"}
 
     def scores() -> dict[str, Any]:
-        return final_test._evaluate_once(executor, tmp_path, tmp_path / "model.keras", manifest)
+        return final_test._evaluate_once(executor, tmp_path, tmp_path / "model.keras", manifest, "none")
 
     assert scores() == {"anew": True}
-    for content in ("{", json.dumps(known | {"format": 1}), json.dumps(known | {"split_key": "other"})):
+    for content in ("{", *(json.dumps(known | {name: "other"}) for name in known)):
         (tmp_path / "evaluation.json").write_text(content)
         assert scores() == {"anew": True}
     (tmp_path / "evaluation.json").write_text(json.dumps(known))

@@ -74,7 +74,8 @@ def test_train_loss_is_the_mean_over_the_epochs_images(
     def share(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(tf.cast(masks == 1, tf.float32), (1, 2, 3)) + 0.0 * bce(masks, logits)
 
-    monkeypatch.setattr("seg.training.fit.get_loss", lambda name: share)
+    for name in ("get_loss", "validation_loss"):
+        monkeypatch.setattr(f"seg.training.fit.{name}", lambda name: share)
     result = train(tiny, tmp_path, batch_size=13, epochs=1)
     assert result.history[0].train_loss == pytest.approx(tiny.splits["train"].foreground, rel=1e-5)
     assert result.history[0].val_loss == pytest.approx(tiny.splits["val"].foreground, rel=1e-5)

@@ -54,7 +54,7 @@ def test_the_log_of_a_failed_evaluation_outlives_the_command(tmp_path: Path, mon
         folders.append(folder)
         raise JobFailed("evaluation failed")
 
-    model = FetchedModel(file=tmp_path / "model.keras", threshold=0.5, image_size=64, run_id="run")
+    model = FetchedModel(file=tmp_path / "model.keras", threshold=0.5, tta="none", image_size=64, run_id="run")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setattr(evaluate, "fetch_model", lambda *arguments: model)
     monkeypatch.setattr(evaluate.datasets, "prepare", lambda values, image_size, division: make_manifest(tmp_path))

@@ -16,7 +16,7 @@ from seg.errors import UserError
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Three versions with scores on three images: 0.8, 0.7 and 0.8 each; version 1 is champion."""
+    """Three versions with scores on eight images: 0.8, 0.7 and 0.8 each; version 1 is champion."""
     folder = tmp_path_factory.mktemp("template")
     tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", None)
     client = mlflow.MlflowClient(tracker.uri, tracker.uri)
@@ -27,8 +27,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
         runs.append(str(client.create_run(experiment).info.run_id))
         scores = folder / "scores"
         scores.mkdir(exist_ok=True)
-        (scores / "evaluation.json").write_text(json.dumps({"split_key": "key", "examples": 3}))
-        rows = "".join(f"{index},{dice},\n" for index in range(3))
+        (scores / "evaluation.json").write_text(json.dumps({"split_key": "key", "examples": 8}))
+        rows = "".join(f"{index},{dice},\n" for index in range(8))
         (scores / "per_image.csv").write_text(f"index,dice_own_size,group\n{rows}")
         tracker.log_folder(runs[-1], scores, "final")
         tags = {"test_dice_own_size": str(dice), "test_key": "key"}
@@ -81,7 +81,7 @@ def test_a_challenger_without_scores_is_scored_on_the_data(registry: Registry, m
 
     def scores_on(version, test_key, **details):  # type: ignore[no-untyped-def]
         asked.append((version.version, test_key))
-        return image_scores.ImageScores(test_key=test_key, dice_own_size=(0.5,))
+        return image_scores.ImageScores(test_key=test_key, dice_own_size=(0.5,) * 8)
 
     monkeypatch.setattr(promote, "stored_scores", lambda *arguments: None)
     monkeypatch.setattr(promote, "scores_on", scores_on)

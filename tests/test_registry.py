@@ -229,6 +229,7 @@ def test_a_version_carries_its_scores(uri, register, client):
         "threshold": "0.45",
         "dataset_key": "dataset",
         "test_key": "test",
+        "tta": "none",
         "run": model.run_id,
     }
     assert "models:/first@champion" in client.get_registered_model("first").description
@@ -307,7 +308,8 @@ def test_download_brings_file_and_settings(uri, register, tmp_path):
     folder = Registry(uri).download(registered, tmp_path / "fetched")
     assert (folder / "model.keras").read_bytes() == b"weights"
     settings = json.loads((folder / "settings.json").read_text())
-    assert settings == {"threshold": 0.45, "training_images": TRAINING_IMAGES.to_json()}
+    known = {"threshold": 0.45, "tta": "none", "exif": "ignore", "training_images": TRAINING_IMAGES.to_json()}
+    assert settings == known
 
 
 def test_the_model_describes_itself(register, client, tmp_path):

@@ -14,7 +14,7 @@ from experiments.search import (
     parse_losses,
     suggest,
 )
-from seg.config import TrainConfig
+from seg.config import AUGMENTATIONS, TrainConfig
 from seg.errors import UserError
 
 
@@ -35,7 +35,8 @@ def test_lists():
         (
             parse_losses,
             "bce,focal",
-            "loss must be one or more of bce, dice, bce_dice, separated by commas, got 'focal'",
+            "loss must be one or more of bce, dice, bce_dice, focal_tversky, batch_dice, separated by commas, "
+            "got 'focal'",
         ),
         (parse_losses, "bce,,dice", "loss must be values separated by commas, got 'bce,,dice'"),
         (parse_losses, "bce,bce", "loss must name each value once, got 'bce,bce'"),
@@ -154,7 +155,7 @@ def test_tpe_proposes_valid_configurations_within_the_space():
     assert {config.loss for config in configs} == {"bce", "dice"}
     assert {config.filters for config in configs} == {8, 16}
     assert {config.depth for config in configs} == {2, 3, 4}
-    assert {config.augmentation for config in configs} == {"none", "flip", "full"}
+    assert {config.augmentation for config in configs} == set(AUGMENTATIONS)
     assert all(1e-4 <= config.learning_rate <= 1e-2 for config in configs)
 
 
