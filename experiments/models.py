@@ -18,16 +18,16 @@ class FetchedModel:
     Attributes:
         file: the Keras model; `settings.json` lies beside it where a threshold was tuned.
         threshold: the tuned one; None for the model of a run, which has none yet.
-        tta: test-time augmentation that the threshold was tuned with.
         image_size: side of the images that it takes, in pixels.
         run_id: of the run that trained it; empty where the registry knows none.
+        tta: test-time augmentation that the threshold was tuned with.
     """
 
     file: Path
     threshold: float | None
-    tta: str
     image_size: int
     run_id: str
+    tta: str = "none"
 
 
 def fetch_model(model: str, tracker: Tracker, folder: Path) -> FetchedModel:
@@ -40,7 +40,7 @@ def fetch_model(model: str, tracker: Tracker, folder: Path) -> FetchedModel:
         registry = Registry(tracker.uri)
         return fetch_version(registry.find(model), registry, folder)
     file = tracker.download(model, MODEL, folder)
-    return FetchedModel(file=file, threshold=None, tta="none", image_size=read_image_size(file), run_id=model)
+    return FetchedModel(file=file, threshold=None, image_size=read_image_size(file), run_id=model)
 
 
 def fetch_version(version: ModelInfo, registry: Registry, folder: Path) -> FetchedModel:

@@ -40,6 +40,7 @@ IMAGE = png(np.array([[10, 20, 30, 40], [50, 60, 70, 80]], np.uint8))
 class FakePredictor:
     threshold = 0.5
     image_size = 32
+    exif = "ignore"
     calls = 0
 
     def __init__(self, probability: np.ndarray, unlike: tuple[str, ...] = ()) -> None:
