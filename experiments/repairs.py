@@ -50,7 +50,3 @@ class Repairs:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial.") as partial:
             self._tracker.download(run_id, path, Path(partial)).replace(folder / path)
-
-    def upload(self, run_id: str, folder: Path) -> None:
-        """Logs the files of a trial's folder to its run."""
-        self._tracker.log_folder(run_id, folder)

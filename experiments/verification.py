@@ -253,8 +253,7 @@ def _model(row: TrialRow, folder: Path, reader: RunReader | None) -> Iterator[Di
         yield Disagreement(
             where=f"trial {row.number}",
             found=f"has a {MODEL} in {folder}, and its MLflow run {run_id} has none",
-            remedy="repair=yes uploads it",
-            repair=methodcaller("upload", run_id, folder),
+            remedy=f"mlflow artifacts log-artifact --run-id {run_id} --local-file {folder / MODEL}",
         )
 
 

@@ -28,7 +28,7 @@ def whole_dataset(folder: Path) -> Manifest:
     splits = {}
     for name, summary in manifest.splits.items():
         masks = manifest.records(name)[..., 3] == 1
-        key = split_key(manifest.examples(name))
+        key = split_key(manifest.examples(name), "ignore")
         splits[name] = replace(summary, key=key, foreground=int(masks.sum()) / masks.size)
     whole = replace(manifest, splits=splits)
     whole.save()
@@ -174,7 +174,6 @@ REPAIRED = [
     (stray_run, "is RUNNING as trial 0 of the study, which has the run", ""),
     (old_checkpoints, "holds checkpoints of trial 0, which is finished", ""),
     (no_model, "has no model.keras, and trial 1 is finished", ""),
-    (no_logged_model, "trial 1 has a model.keras in", "has none"),
 ]
 
 
@@ -258,6 +257,7 @@ def torn_records(study: Study) -> None:
 
 
 NAMED = [
+    (no_logged_model, "has a model.keras in"),
     (other_parameter, "trial 0 has filters=8 in Optuna and filters=x in MLflow"),
     (other_value, "and best_val_dice 0.99 in MLflow"),
     (other_epoch, "of epoch 1 in Optuna and 0.5 in MLflow"),
