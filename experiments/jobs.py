@@ -17,13 +17,13 @@ class Job:
 
     Attributes:
         name: unique among the jobs in flight; for people (`trial 3`).
-        task: `train` (a TrainConfig), or `evaluate` (score a trained model on a split).
+        task: `train` (a TrainConfig), `evaluate` (score a trained model on a split), or `replicas` (for `doctor`).
         folder: absolute path where the job leaves its files.
         arguments: the task's own arguments, JSON-serialisable; see experiments/tasks.py.
     """
 
     name: str
-    task: Literal["train", "evaluate"]
+    task: Literal["train", "evaluate", "replicas"]
     folder: str
     arguments: dict[str, Any]
 

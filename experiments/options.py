@@ -218,6 +218,12 @@ _RUNNER = {
     ),
     "port": Option(type=port, default=5001, help="TCP port to listen on; 0: any free one, which is printed"),
     "max_upload": Option(type=int, default=32, help="MiB that one upload may have; base64 adds a third"),
+    "repair": Option(
+        type=str,
+        default="no",
+        choices=("no", "yes"),
+        help="yes: repair what can be repaired safely, and name the rest; refused while a driver holds the study",
+    ),
     "allow_errors": Option(
         type=str,
         default="no",

@@ -124,9 +124,9 @@ class StoredStudy:
 
 
 class StudyStore:
-    """One study, held by one driver; made by `open_study`."""
+    """One study, held by one driver (made by `open_study`) or for repairs (`hold_to_repair`)."""
 
-    def __init__(self, study: optuna.Study, storage: optuna.storages.BaseStorage, space: SearchSpace) -> None:
+    def __init__(self, study: optuna.Study, storage: optuna.storages.BaseStorage, space: SearchSpace | None) -> None:
         self._study = study
         self._storage = storage
         self._space = space
@@ -145,6 +145,7 @@ class StudyStore:
 
     def ask(self, arm: TrainConfig | None) -> TrialRow:
         """Starts a trial: of the given arm of a grid, or (None) of what TPE proposes."""
+        assert self._space is not None  # None in a study that is held to be repaired
         if isinstance(self._study.sampler, ArmSampler):
             assert arm is not None
             self._study.sampler.arm = arm
@@ -272,6 +273,38 @@ def note_test_use(url: str, study: str, trial: int) -> None:
             held.callback(storage.engine.dispose)
             uses = [asdict(each) for each in (*before, use)]
             optuna.load_study(storage=storage, study_name=study).set_user_attr("test_uses", uses)
+
+
+@contextmanager
+def hold_command(url: str, study: str) -> Iterator[None]:
+    """Holds a study for an entry point, from before its first trial until its own run is ended.
+
+    Raises:
+        StudyTaken: if another entry point holds it.
+        UserError: if the storage does not answer or is none.
+    """
+    parsed = parse_url(url)
+    with ExitStack() as held:
+        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, study, "command")))
+        yield
+
+
+@contextmanager
+def hold_to_repair(url: str, study: str) -> Iterator[StudyStore]:
+    """Holds a study that exists against every driver and entry point, to look at it and repair it.
+
+    Raises:
+        StudyTaken: if one holds it.
+        UserError: if the storage does not answer or is none.
+    """
+    parsed = parse_url(url)
+    storage = open_storage(url)
+    with ExitStack() as held:
+        held.callback(storage.engine.dispose)
+        held.enter_context(hold_command(url, study))
+        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, study)))
+        found = or_user_error(parsed, lambda: optuna.load_study(storage=storage, study_name=study))
+        yield StudyStore(found, storage, None)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """The way to Optuna's storage: its URL, how it is shown without a password, and what a database refuses as one line."""
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, quote_plus
@@ -80,3 +82,48 @@ def or_user_error(url: sqlalchemy.URL, action: Callable[[], Result]) -> Result:
         cause = error.__cause__ or error
         detail = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
         raise UserError(f"storage {shown} does not answer ({without_password(detail, url)}).") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseClock:
+    """What a database believes about the time.
+
+    Attributes:
+        zone: of its sessions, such as `UTC`.
+        ahead: seconds by which its clock is ahead of this machine's.
+    """
+
+    zone: str
+    ahead: float
+
+
+def try_out(url: str) -> DatabaseClock | None:
+    """Makes a table in a storage that exists, takes it back, and asks for the time; None where a file has no clock.
+
+    Raises:
+        UserError: if it does not answer, cannot be written, or is of another version of Optuna.
+    """
+    parsed = parse_url(url)
+    return or_user_error(parsed, lambda: _try_out(parsed))
+
+
+def _try_out(url: sqlalchemy.URL) -> DatabaseClock | None:
+    is_file = url.get_backend_name() == "sqlite"
+    limits = {"timeout": 5} if is_file else {"connect_timeout": 5}
+    engine = sqlalchemy.create_engine(
+        url, connect_args=limits, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_file else "BEGIN")
+        connection.exec_driver_sql("CREATE TABLE seg_doctor (tried INTEGER)")
+        connection.exec_driver_sql("INSERT INTO seg_doctor VALUES (1)")
+        connection.exec_driver_sql("ROLLBACK")
+        has_tables = sqlalchemy.inspect(connection).has_table("version_info")
+        clock = None
+        if not is_file:
+            zone = connection.exec_driver_sql("SHOW timezone").scalar_one()
+            theirs = connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one()
+            clock = DatabaseClock(zone=str(zone), ahead=float(theirs) - time.time())
+    if has_tables:
+        connect(url).engine.dispose()  # it compares the version of the tables with its own
+    return clock

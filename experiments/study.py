@@ -22,6 +22,7 @@ from experiments.progress import Progress
 from experiments.report import note_origin, publish_page
 from experiments.search import SearchSpace, parse_filters, parse_losses
 from experiments.settlement import Limits
+from experiments.storage import hold_command
 from experiments.study_report import publish_study
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
@@ -106,13 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     space = search_space(values)
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
-    with local_executor(values.slots) as executor:
-        result = conduct(values, space, manifest, tracker, executor, launch.run_id)
-    with tracker.ending(result.run_id):
-        note_origin("study", build_parser(), values, result.run_id, launch.tracking_uri)
-        publish_study(result, manifest, tracker)
-        publish_page(values.study, values.storage, Path(values.workspace), tracker)
-        best = result.winner()
+    with hold_command(values.storage, values.study):
+        with local_executor(values.slots) as executor:
+            result = conduct(values, space, manifest, tracker, executor, launch.run_id)
+        with tracker.ending(result.run_id):
+            note_origin("study", build_parser(), values, result.run_id, launch.tracking_uri)
+            publish_study(result, manifest, tracker)
+            publish_page(values.study, values.storage, Path(values.workspace), tracker)
+            best = result.winner()
     print(f"best: trial {best.number}, val_dice {best.val_dice:.3f}, run {best.run_id}")
     return 0
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from traceback import format_exc
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -278,6 +279,33 @@ class Tracker:
             raise UserError(f"MLflow run {run_id} must have the artifact {path}, got none; choose a run that trained.")
         folder.mkdir(parents=True, exist_ok=True)
         return Path(self._client.download_artifacts(run_id, path, str(folder)))
+
+    def try_out(self) -> None:
+        """Writes a run with a file, reads both back, and deletes the run.
+
+        Raises:
+            UserError: if the store refuses any of it.
+        """
+        try:
+            run_id = self._create_run(self._find_or_create_experiment(), "doctor", {"doctor": "yes"})
+            try:
+                self.log_metrics(run_id, {"written": 1})
+                self.log_text(run_id, "written", "doctor.txt")
+                with TemporaryDirectory() as folder:
+                    written = self.download(run_id, "doctor.txt", Path(folder)).read_text(encoding="utf-8")
+                if written != "written" or self._existing(run_id).data.metrics != {"written": 1}:
+                    raise UserError(
+                        "MLflow's store must give back what was written, got something else; check its disk."
+                    )
+            finally:
+                self._client.set_terminated(run_id)
+                self._client.delete_run(run_id)
+        except (MlflowException, OSError) as error:
+            reason = tracking_uri.without_secrets(str(error).partition("\n")[0], self.uri)
+            raise UserError(
+                f"the MLflow store {tracking_uri.displayed(self.uri)} must take runs and files, got: {reason}; "
+                "check your rights there, its version and its disk."
+            ) from None
 
     @contextmanager
     def ending(self, run_id: str) -> Iterator[None]:

@@ -6,8 +6,9 @@ should know within seconds. No message shows a password.
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import requests
 import sqlalchemy
@@ -53,6 +54,17 @@ def displayed(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def without_secrets(text: str, uri: str) -> str:
+    """A text, such as MLflow's error, with the password of the URI and of the environment as `***`."""
+    secrets = {os.environ.get("MLFLOW_TRACKING_PASSWORD"), os.environ.get("MLFLOW_TRACKING_TOKEN")}
+    with suppress(ValueError):
+        password = urlsplit(uri).password
+        secrets |= {password, unquote(password or "")}
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
 
 
 def probe(uri: str) -> None:

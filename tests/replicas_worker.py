@@ -6,7 +6,6 @@ Logical devices can be chosen once per process, hence a process per number of de
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,36 +23,17 @@ from seg.training.devices import effective_batch_size, make_strategy
 from seg.training.evaluation import predict_split
 from seg.training.fit import fit
 from seg.training.optimizer import make_optimizer
+from seg.training.replicas import CONFIG as PROOF
+from seg.training.replicas import step
 from seg.training.validation import Validation
 
-CONFIG = TrainConfig(image_size=16, filters=2, depth=1, batch_size=10, augmentation="flip", epochs=2)
+CONFIG = replace(PROOF, epochs=2)
 BATCH_ON_4 = 12  # what 10 becomes on four replicas
 
 
 def scalar_bce(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """The planted mistake: one value per batch instead of one per image."""
     return tf.reduce_mean(bce(masks, logits))
-
-
-def step(
-    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], batch_size: int, manifest: Manifest, strategy: Any
-) -> dict[str, Any]:
-    """One step of plain gradient descent with learning rate 1: the change of a weight is its gradient."""
-    keras.utils.set_random_seed(0)
-    with strategy.scope():
-        model = build_model(CONFIG)
-        before = [weight.numpy() for weight in model.trainable_variables]
-        model.compile(optimizer=keras.optimizers.SGD(1.0), loss=loss, jit_compile=False)
-    batches = training_dataset(manifest, CONFIG, batch_size)
-    history = model.fit(batches, steps_per_epoch=1, epochs=1, verbose=0, shuffle=False)
-    gradient = [old - new.numpy() for old, new in zip(before, model.trainable_variables, strict=True)]
-    statistics = [weight.numpy() for weight in model.non_trainable_variables if "moving" in weight.path]
-    return {
-        "loss": history.history["loss"][0],
-        "gradient": np.concatenate([part.ravel() for part in gradient]).tolist(),
-        "statistics": np.concatenate([part.ravel() for part in statistics]).tolist(),
-        "model": model,
-    }
 
 
 def clipped_step(config: TrainConfig, loss: str, manifest: Manifest, strategy: Any) -> dict[str, Any]:
@@ -75,19 +55,14 @@ def main(devices: str, dataset: str) -> None:
     replicas = strategy.num_replicas_in_sync
     results: dict[str, Any] = {"replicas": replicas, "losses": {}}
     for name in LOSSES:
-        found = step(get_loss(name), BATCH_ON_4, manifest, strategy)
-        model = found.pop("model")
+        model, found = step(CONFIG, get_loss(name), BATCH_ON_4, manifest, strategy)
         batch_size = effective_batch_size(10, replicas)
         score = Validation(model, validation_loss(name), manifest, "val", batch_size, strategy)()
         results["losses"][name] = found | {"val_loss": score.loss, "val_dice": score.dice, "images": score.images}
         if effective_batch_size(10, replicas) == 10:
-            ten = step(get_loss(name), 10, manifest, strategy)
-            results["losses"][name]["at_10"] = {
-                quantity: ten[quantity] for quantity in ("loss", "gradient", "statistics")
-            }
+            results["losses"][name]["at_10"] = step(CONFIG, get_loss(name), 10, manifest, strategy)[1]
     results["probabilities"] = [float(p.mean()) for p in predict_split(model, manifest, "val", batch_size, strategy)]
-    planted = step(scalar_bce, BATCH_ON_4, manifest, strategy)
-    results["scalar"] = {name: planted[name] for name in ("loss", "gradient")}
+    results["scalar"] = step(CONFIG, scalar_bce, BATCH_ON_4, manifest, strategy)[1]
     clipped = replace(CONFIG, clip_norm=0.01, ema=0.5, learning_rate=1.0)
     results["clipped"] = {loss: clipped_step(clipped, loss, manifest, strategy) for loss in ("bce", "batch_dice")}
     with tempfile.TemporaryDirectory() as folder:

@@ -32,6 +32,8 @@ VERBS = (
     "serve",
     "app",
     "dashboard",
+    "doctor",
+    "verify",
 )
 
 

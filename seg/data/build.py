@@ -169,7 +169,7 @@ class Build:
             examples=len(kept),
             empty=sum(not converted.foreground for converted in kept),
             foreground=sum(converted.foreground for converted in kept) / (len(kept) * self._image_size**2),
-            key=_split_key((converted.example for converted in kept), self._exif),
+            key=split_key((converted.example for converted in kept), self._exif),
         )
 
 
@@ -190,7 +190,8 @@ def mask_names(file_names: Sequence[str]) -> list[str]:
     return names
 
 
-def _split_key(examples: Iterator[Example], exif: str) -> str:
+def split_key(examples: Iterator[Example], exif: str) -> str:
+    """Hash of a split's images and masks at their own size, in their order."""
     digest = hashlib.sha256()
     if exif != "ignore":  # the same files are other pictures
         digest.update(f"exif {exif}\n".encode())
