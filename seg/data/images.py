@@ -18,6 +18,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
 
 import cv2
 import numpy as np
@@ -92,11 +93,9 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
     return to_rgb8(image if flags == _WHOLE else cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
+@cache
 def silence_opencv() -> None:
-    """Keeps OpenCV's own lines off the terminal: the errors raised here say what is wrong.
-
-    Before every image, because the level is the process's, and whoever else uses OpenCV may set it back.
-    """
+    """Keeps OpenCV's own lines off the terminal, once per process: the errors raised here say what is wrong."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
