@@ -137,7 +137,14 @@ _RUNNER = {
     "arms": Option(
         type=str,
         default="",
-        help="further options to compare, such as 'depth=3,4;augmentation=none,full': every combination is an arm",
+        help="further options to compare, such as 'depth=3,4;augmentation=none,full'",
+    ),
+    "design": Option(
+        type=str,
+        default="factorial",
+        choices=("factorial", "one_at_a_time"),
+        help="factorial: every combination of the values is an arm; one_at_a_time, an ablation: the first value of "
+        "each is the base, every other value an arm that differs from it in that alone",
     ),
     "seeds": Option(
         type=int,
