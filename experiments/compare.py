@@ -23,6 +23,7 @@ from experiments.report import COMPARISON, note_origin, publish_page, write
 from experiments.search import SearchSpace, parse_arms, parse_filters, parse_learning_rates, parse_losses
 from experiments.storage import TrialRow
 from experiments.study import LISTS, conduct, local_executor
+from experiments.study_hold import hold_command
 from experiments.study_page.record import StudyRecord
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
@@ -92,13 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
     configs = space.tuning() or space.grid(len(space.arms()) * values.seeds)
-    with local_executor(values.slots) as executor:
-        result = conduct(values, space, manifest, tracker, executor, launch.run_id, configs)
+    with hold_command(values.storage, values.study) as command, local_executor(values.slots) as executor:
+        result = conduct(values, space, manifest, tracker, executor, launch.run_id, configs, command.lease)
         if space.learning_rates:
             tried = {*configs}
             own = with_own_rates(space, result.rows, values.seeds)
             configs = [*configs, *(config for config in own if config not in tried)]
-            result = conduct(values, space, manifest, tracker, executor, None, configs)
+            result = conduct(values, space, manifest, tracker, executor, None, configs, command.lease)
+        if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
+            print(elsewhere)
+            return 0
+        if space.learning_rates:
             result = replace(result, rows=tuple(own_rates(result.rows, space.learning_rates, space.base.seed)))
         with tracker.ending(result.run_id):
             note_origin("compare", build_parser(), values, result.run_id, launch.tracking_uri)

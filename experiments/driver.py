@@ -2,27 +2,27 @@
 
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.executors.base import Executor
 from experiments.interrupts import Interrupted, Interrupts
+from experiments.leases import Lease
 from experiments.progress import Progress
-from experiments.search import SearchSpace, fingerprint
+from experiments.search import SearchSpace
 from experiments.settlement import Limits
-from experiments.storage import StudyIdentity, StudyStore, open_study
+from experiments.storage import StudyStore, open_study
+from experiments.study_identity import StudyIdentity
 from experiments.study_loop import StudyLoop
 from experiments.study_result import StudyResult, checkpoint_folder, trial_folder
+from experiments.trial_queue import TrialQueue
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 
 if TYPE_CHECKING:
     from experiments.tracking import Tracker
-
-ABANDONED = "the driver of this trial died"
 
 
 def run_study(
@@ -39,8 +39,11 @@ def run_study(
     limits: Limits | None = None,
     adopt: str | None = None,
     configs: Sequence[TrainConfig] | None = None,
+    lease: Lease | None = None,
 ) -> StudyResult:
     """Runs a study until it has `trials` finished ones (pruned ones included), or goes on with it.
+
+    Where others share it (on PostgreSQL), it returns when the trials of all of them are over.
 
     Trials that an interrupt or the death of a driver stopped go on from their last checkpoints. Trials that fail do not
     count; the next call asks for as many as are still missing, a grid for the same arms. The study's MLflow run is left
@@ -57,6 +60,7 @@ def run_study(
         limits: of each trial; None: the defaults.
         adopt: an MLflow run to use as the study's own (`mlflow run` made it).
         configs: what a grid trains, of its space, in this order; `trials` is their number. None: `space.grid(trials)`.
+        lease: of this driver, on PostgreSQL; None: it has one while this runs.
 
     Raises:
         UserError: if the request does not fit the study, or trials fail with the same UserError and none otherwise.
@@ -67,12 +71,10 @@ def run_study(
     identity = StudyIdentity(
         study=study, dataset_key=manifest.key, dataset_name=manifest.name, split=manifest.split, space=space
     )
-    with Interrupts() as interrupts, open_study(storage, identity) as store:
-        parent_run = tracker.start_study(study, _parameters(space), manifest, run_id=store.parent_run(), adopt=adopt)
-        store.set_parent_run(parent_run)
-        _take_over(store, tracker, progress)
+    with Interrupts() as interrupts, open_study(storage, identity, lease) as store:
+        parent_run = _start_study(store, identity, tracker, manifest, adopt)
         _remove_checkpoints(store, study, workspace)
-        waiting, arms = _begin(store, space, trials, configs, study, progress)
+        _tell(store, space, trials, study, progress)
         loop = StudyLoop(
             study=study,
             store=store,
@@ -82,37 +84,46 @@ def run_study(
             progress=progress,
             manifest=manifest,
             workspace=workspace,
-            waiting=waiting,
-            arms=arms,
+            queue=TrialQueue(store, space, trials, configs, progress),
             limits=limits or Limits(),
         )
         try:
             loop.run(interrupts)
         except UserError as error:
-            tracker.end(parent_run, "failed", str(error))
+            if store.leaves_last():
+                tracker.end(parent_run, "failed", str(error))
             raise
         except Exception as error:
-            tracker.end(parent_run, "failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+            if store.leaves_last():
+                tracker.end(parent_run, "failed", f"{type(error).__name__}: {error}", traceback.format_exc())
             raise
         finally:
             progress.close()
         if interrupts.requested:
-            tracker.end(parent_run, "cancelled", "interrupted")
-            progress.say(f"interrupted: run the same command again and study '{study}' goes on where it stopped")
+            if store.leaves_last():
+                tracker.end(parent_run, "cancelled", "interrupted")
+                progress.say(f"interrupted: run the same command again and study '{study}' goes on where it stopped")
+            else:
+                progress.say(f"interrupted: other drivers go on with study '{study}'; the same command joins them")
             raise Interrupted
         return StudyResult(
             study=study, run_id=parent_run, workspace=workspace, rows=tuple(store.trials()), ran=loop.ran
         )
 
 
-def _take_over(store: StudyStore, tracker: "Tracker", progress: Progress) -> None:
-    """Queues what a dead driver left running. This driver holds the study, so nobody runs these trials."""
-    for row in store.trials():
-        if row.state == "running" and row.config is None:
-            store.fail(row.number, ABANDONED)  # before it was settled what it should train
-        elif row.state == "running":
-            store.requeue(row.number, row.deaths)
-            progress.say(f"trial number {row.number} was left behind by a driver that died: it goes on")
+def _start_study(
+    store: StudyStore, identity: StudyIdentity, tracker: "Tracker", manifest: Manifest, adopt: str | None
+) -> str:
+    """Starts the study's own MLflow run, goes on with it, or joins the drivers that have it open; returns its id."""
+    with store.alone():
+        known = store.parent_run()
+        if known is not None and store.has_peers():
+            if adopt:
+                tracker.log_tags(adopt, {"mlflow.parentRunId": known, "continues": identity.study})
+            return known
+        started = tracker.start_study(identity.study, _parameters(identity.space), manifest, run_id=known, adopt=adopt)
+        store.set_parent_run(started)
+        return started
 
 
 def _remove_checkpoints(store: StudyStore, study: str, workspace: Path) -> None:
@@ -129,29 +140,12 @@ def _parameters(space: SearchSpace) -> dict[str, object]:
     return space.as_dict() | lists | {"sampler": space.sampler}
 
 
-def _begin(
-    store: StudyStore,
-    space: SearchSpace,
-    trials: int,
-    configs: Sequence[TrainConfig] | None,
-    study: str,
-    progress: Progress,
-) -> tuple[int, Iterator[TrainConfig | None]]:
-    """Tells where the study stands; returns how many trials go on, and what is to be trained then."""
-    rows = store.trials()
-    finished = [row for row in rows if row.state in ("finished", "pruned")]
-    waiting = [row for row in rows if row.state == "waiting"]
-    missing = max(0, trials - len(finished))
-    going_on = min(missing, len(waiting))
+def _tell(store: StudyStore, space: SearchSpace, trials: int, study: str, progress: Progress) -> None:
+    """Says where the study stands."""
+    finished = [row for row in store.trials() if row.state in ("finished", "pruned")]
     best = max((row.val_dice for row in finished if row.state == "finished" and row.val_dice is not None), default=None)
-    if missing == 0:
+    if len(finished) >= trials:
         progress.say(f"study '{study}' has all its trials ({len(finished)} of {trials}): nothing to train")
     elif finished:
         progress.say(f"study '{study}' goes on: {len(finished)} of {trials} trials are finished")
     progress.study(trials, len(finished), space.base, best)
-    if space.sampler == "tpe":
-        return going_on, repeat(None, missing - going_on)
-    known = {fingerprint(row.config) for row in (*finished, *waiting) if row.config is not None}
-    wanted = space.grid(trials) if configs is None else configs
-    new = [config for config in wanted if fingerprint(config) not in known]
-    return going_on, iter(new[: missing - going_on])

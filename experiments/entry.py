@@ -1,8 +1,8 @@
 """How every entry point starts and ends: MLflow's variables read once, mistakes as one line, honest exit codes.
 
 Exit codes: 0 done; 1 it failed (a trial, the machine, a bug); 2 a mistake in what was given; 3 `audit`,
-`doctor` or `verify` found an error; 4 the challenger was not promoted, or a run did not come out the same again; 130
-interrupted.
+`doctor` or `verify` found an error; 4 the challenger was not promoted, or a run did not come out the same again; 5
+other drivers of the study took this one for dead and went on with its trials (`experiments.leases`); 130 interrupted.
 """
 
 import os

@@ -1,25 +1,29 @@
 """Optuna's storage, and nothing else talks to it: studies, their identity, their trials."""
 
 import math
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments.leases import Lease, locked
 from experiments.new_database import create_whole
+from experiments.patience import PatientStorage, patiently
 from experiments.search import ArmSampler, SearchSpace, fingerprint, make_pruner, make_sampler, place, suggest
 from experiments.storage_connection import connect, open_storage, or_user_error, parse_url
+from experiments.study_identity import StudyIdentity, check_identity
 from experiments.study_lock import study_lock
 from seg.config import TrainConfig
 from seg.errors import UserError
 
+Result = TypeVar("Result")
+
+ABANDONED = "the driver of this trial died"
 _STATES = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned",
@@ -27,33 +31,6 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyIdentity:
-    """What a study belongs to. All its trials share it; a command that differs needs another study.
-
-    Attributes:
-        study: the name; also a folder's name.
-        dataset_key: `Manifest.key`.
-        dataset_name: `Manifest.name`, for people.
-        split: `Manifest.split`.
-        space: what is searched and how.
-    """
-
-    study: str
-    dataset_key: str
-    dataset_name: str
-    split: str
-    space: SearchSpace
-
-    def __post_init__(self) -> None:
-        if not _STUDY_NAME.fullmatch(self.study):
-            raise UserError(
-                "study must be made of letters, digits, '-', '_' and '.', begin with a letter or digit and have at "
-                f"most 100 characters, got '{self.study}'."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +61,7 @@ class TrialRow:
         reason: why it failed.
         seconds: from its last start to its end; None while it runs.
         deaths: how many of its processes died.
+        driver: the lease (`experiments.leases`) of the driver that last ran it; empty on SQLite.
         curve: val_dice of each epoch that it reported, by epoch.
     """
 
@@ -95,6 +73,7 @@ class TrialRow:
     reason: str
     seconds: float | None
     deaths: int = 0
+    driver: str = ""
     curve: Mapping[int, float] = field(default_factory=dict)
 
 
@@ -124,13 +103,54 @@ class StoredStudy:
 
 
 class StudyStore:
-    """One study, held by one driver (made by `open_study`) or for repairs (`hold_to_repair`)."""
+    """One study, held or shared by one driver (made by `open_study`), or held for repairs (`hold_to_repair`).
 
-    def __init__(self, study: optuna.Study, storage: optuna.storages.BaseStorage, space: SearchSpace | None) -> None:
+    Args:
+        study, storage: Optuna's.
+        space: what is searched; None for repairs.
+        lease: of this driver where others may share the study, on PostgreSQL; None: nobody else has it.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.RDBStorage,
+        space: SearchSpace | None,
+        lease: Lease | None = None,
+    ) -> None:
         self._study = study
         self._storage = storage
         self._space = space
+        self.lease = lease
         self._asked: dict[int, optuna.Trial] = {}
+        # Of trials that are over, and of configurations, which never change: a long study is not read again and again.
+        self._settled: dict[int, TrialRow] = {}
+        self._fingerprints: dict[int, str] = {}
+
+    def atomically(self, action: Callable[[], Result]) -> Result:
+        """What `action` returns, which no other driver of the study interferes with.
+
+        On PostgreSQL all that it does to the storage is one transaction; where the connection is lost, none of it is
+        done, and `action` is called again.
+        """
+        return action() if self.lease is None else patiently(lambda: self._in_transaction(action))
+
+    def _in_transaction(self, action: Callable[[], Result]) -> Result:
+        assert isinstance(self._storage, PatientStorage)
+        assert self.lease is not None
+        asked = dict(self._asked)
+        try:
+            with (
+                locked(self._storage.engine, self._study.study_name, self.lease.bury) as connection,
+                self._storage.within(connection),
+            ):
+                return action()
+        except BaseException:
+            self._asked = asked
+            self._settled.clear()
+            self._fingerprints.clear()
+            self._study._storage = optuna.storages.get_storage(self._storage)  # its cache has what was undone
+            raise
 
     def parent_run(self) -> str | None:
         """The id of the study's MLflow run, once `set_parent_run` stored it."""
@@ -141,7 +161,52 @@ class StudyStore:
 
     def trials(self) -> list[TrialRow]:
         """Every trial of the study, by number."""
-        return [_row(trial) for trial in self._study.get_trials(deepcopy=False)]
+        return [self._known_row(trial) for trial in self._study.get_trials(deepcopy=False)]
+
+    def _known_row(self, trial: FrozenTrial) -> TrialRow:
+        if (known := self._settled.get(trial.number)) is not None:
+            return known
+        row = _row(trial)
+        if trial.state.is_finished():
+            self._settled[trial.number] = row
+        return row
+
+    def alone(self) -> AbstractContextManager[object]:
+        """While the block runs, no other driver is in such a block of this study, or acts `atomically`."""
+        return nullcontext() if self.lease is None else self.lease.alone()
+
+    def has_peers(self) -> bool:
+        """Whether other drivers are at work on this study."""
+        return self.lease is not None and bool(self.lease.peers())
+
+    def leaves_last(self) -> bool:
+        """To be called by a driver that leaves before the study's end: whether no other one stays."""
+        return self.lease is None or self.lease.leaves_last()
+
+    @property
+    def asked(self) -> int:
+        """How many trials this driver runs."""
+        return len(self._asked)
+
+    def fingerprint(self, row: TrialRow) -> str | None:
+        """Equal for trials that train the same; None for one without a configuration."""
+        if row.config is not None and row.number not in self._fingerprints:
+            self._fingerprints[row.number] = fingerprint(row.config)
+        return self._fingerprints.get(row.number)
+
+    def take_over(self) -> list[TrialRow]:
+        """Queues the trials that dead drivers left running, and returns them. To be called `atomically`."""
+        left_behind = [row for row in self.trials() if row.state == "running" and row.number not in self._asked]
+        if left_behind and self.lease is not None:
+            # One of this driver that it does not know was asked by a transaction whose success it never heard of.
+            alive = self.lease.living() - {self.lease.driver}
+            left_behind = [row for row in left_behind if row.driver not in alive]
+        for row in left_behind:
+            if row.config is None:
+                self.fail(row.number, ABANDONED)  # before it was settled what it should train
+            else:
+                self.requeue(row.number, row.deaths)
+        return left_behind
 
     def ask(self, arm: TrainConfig | None) -> TrialRow:
         """Starts a trial: of the given arm of a grid, or (None) of what TPE proposes."""
@@ -152,7 +217,7 @@ class StudyStore:
         trial = self._study.ask()
         config = suggest(trial, self._space) if arm is None else place(trial, self._space, arm)
         trial.set_user_attr("config", config.as_dict())
-        self._asked[trial.number] = trial
+        self._own(trial)
         return TrialRow(
             number=trial.number, state="running", config=config, val_dice=None, run_id=None, reason="", seconds=None
         )
@@ -162,11 +227,16 @@ class StudyStore:
         if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return None
         trial = self._study.ask()  # Optuna gives out what waits before anything new
+        self._own(trial)
+        return _row(self._storage.get_trial(trial._trial_id))
+
+    def _own(self, trial: optuna.Trial) -> None:
         self._asked[trial.number] = trial
-        return next(row for row in self.trials() if row.number == trial.number)
+        if self.lease is not None:
+            trial.set_user_attr("driver", self.lease.driver)
 
     def requeue(self, number: int, deaths: int) -> None:
-        """Lets a running trial wait for `resume`: one of this driver, or one that a dead driver left running."""
+        """Lets a running trial wait for `resume`, of any driver: one of this driver, or of one that is dead."""
         trial_id = self._trial_id(number)
         self._storage.set_trial_user_attr(trial_id, "deaths", deaths)
         self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
@@ -174,11 +244,9 @@ class StudyStore:
 
     def same_as(self, row: TrialRow) -> int | None:
         """The number of the finished, pruned or running trial that trains what this one would train."""
-        assert row.config is not None
-        wanted = fingerprint(row.config)
-        others = [other for other in self.trials() if other.number != row.number and other.state != "failed"]
-        same = (other.number for other in others if other.config is not None and fingerprint(other.config) == wanted)
-        return next(same, None)
+        wanted = self.fingerprint(row)
+        others = (other for other in self.trials() if other.number != row.number and other.state != "failed")
+        return next((other.number for other in others if self.fingerprint(other) == wanted), None)
 
     def set_run(self, number: int, run_id: str) -> None:
         """Remembers a running trial's MLflow run."""
@@ -208,7 +276,7 @@ class StudyStore:
         self._asked.pop(number, None)
 
     def _trial_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
 
 def _row(trial: FrozenTrial) -> TrialRow:
@@ -222,6 +290,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         reason=trial.user_attrs.get("reason", ""),
         seconds=None if trial.duration is None else trial.duration.total_seconds(),
         deaths=trial.user_attrs.get("deaths", 0),
+        driver=trial.user_attrs.get("driver", ""),
         curve=dict(sorted(trial.intermediate_values.items())),
     )
 
@@ -257,125 +326,45 @@ def read_study(url: str, study: str) -> StoredStudy:
         storage.engine.dispose()
 
 
-def note_test_use(url: str, study: str, trial: int) -> None:
-    """Notes that the test split is used for a trial, now; nothing if it was used for this trial before.
-
-    Raises:
-        UserError: as `read_study`, or if another driver holds the study.
-    """
-    parsed = parse_url(url)
-    with ExitStack() as held:
-        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, study)))
-        before = read_study(url, study).test_uses
-        if trial not in [use.trial for use in before]:
-            use = TestUse(trial=trial, at=datetime.now(UTC).isoformat(timespec="seconds"))
-            storage = connect(parsed)
-            held.callback(storage.engine.dispose)
-            uses = [asdict(each) for each in (*before, use)]
-            optuna.load_study(storage=storage, study_name=study).set_user_attr("test_uses", uses)
-
-
 @contextmanager
-def hold_command(url: str, study: str) -> Iterator[None]:
-    """Holds a study for an entry point, from before its first trial until its own run is ended.
-
-    Raises:
-        StudyTaken: if another entry point holds it.
-        UserError: if the storage does not answer or is none.
-    """
-    parsed = parse_url(url)
-    with ExitStack() as held:
-        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, study, "command")))
-        yield
-
-
-@contextmanager
-def hold_to_repair(url: str, study: str) -> Iterator[StudyStore]:
-    """Holds a study that exists against every driver and entry point, to look at it and repair it.
-
-    Raises:
-        StudyTaken: if one holds it.
-        UserError: if the storage does not answer or is none.
-    """
-    parsed = parse_url(url)
-    storage = open_storage(url)
-    with ExitStack() as held:
-        held.callback(storage.engine.dispose)
-        held.enter_context(hold_command(url, study))
-        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, study)))
-        found = or_user_error(parsed, lambda: optuna.load_study(storage=storage, study_name=study))
-        yield StudyStore(found, storage, None)
-
-
-@contextmanager
-def open_study(url: str, identity: StudyIdentity) -> Iterator[StudyStore]:
-    """Opens or creates the study and holds it against other drivers while the block runs.
+def open_study(url: str, identity: StudyIdentity, lease: Lease | None = None) -> Iterator[StudyStore]:
+    """Opens or creates the study: on SQLite held against other drivers while the block runs, on PostgreSQL shared.
 
     Args:
         url: an SQLAlchemy URL, `sqlite:///FILE` or `postgresql://…`; tables are created where they are missing.
+        lease: of this driver, on PostgreSQL; None: it gets one for the block.
 
     Raises:
-        UserError: if the storage does not answer or is none, the study belongs to something else, or another driver
-            holds it. The message never shows a password.
+        UserError: if the storage does not answer or is none, the study belongs to something else, or somebody holds
+            it. The message never shows a password.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its "study created" lines would break the progress line
     parsed = parse_url(url)
     with ExitStack() as held:
-        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, identity.study)))
-        storage, study = or_user_error(parsed, lambda: _create(parsed, identity))
+        if parsed.get_backend_name() == "sqlite":
+            or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, identity.study)))
+        elif lease is None:
+            lease = or_user_error(parsed, lambda: held.enter_context(Lease(parsed, identity.study)))
+        storage, study = or_user_error(parsed, lambda: _create(parsed, identity, lease))
         held.callback(storage.engine.dispose)
-        yield StudyStore(study, storage, identity.space)
+        yield StudyStore(study, storage, identity.space, lease)
 
 
-def _create(url: sqlalchemy.URL, identity: StudyIdentity) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
+def _create(
+    url: sqlalchemy.URL, identity: StudyIdentity, lease: Lease | None
+) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
     if url.get_backend_name() == "sqlite":
         assert url.database is not None
         create_whole(Path(url.database), lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
-    storage = connect(url)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=identity.study,
-        direction="maximize",
-        load_if_exists=True,
-        pruner=make_pruner(identity.space),
-    )
-    _check_identity(study, identity)
+    with nullcontext() if lease is None else lease.alone():
+        storage = connect(url, lease)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=identity.study,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=make_pruner(identity.space),
+        )
+        check_identity(study, identity)
     study.sampler = make_sampler(identity.space, len(study.get_trials(deepcopy=False)))
     return storage, study
-
-
-def _check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
-    """Compares with what the study was made for; a new study is given its identity."""
-    wanted: dict[str, Any] = {
-        "dataset_key": identity.dataset_key,
-        "dataset_name": identity.dataset_name,
-        "split": identity.split,
-        "sampler": identity.space.sampler,
-        "space": identity.space.as_dict(),
-    }
-    stored = study.user_attrs
-    if "space" not in stored:  # written last: a driver that died before has asked no trial
-        if study.get_trials(deepcopy=False):
-            raise UserError(f"study '{identity.study}' was not made by this program; use another study name.")
-        for name, value in wanted.items():
-            study.set_user_attr(name, value)
-        return
-    if stored["dataset_key"] != identity.dataset_key:
-        raise UserError(
-            f"study '{identity.study}' belongs to another dataset, '{stored['dataset_name']}' "
-            f"({stored['dataset_key'][:12]}), and not to '{identity.dataset_name}' ({identity.dataset_key[:12]}); "
-            "use another study name."
-        )
-    # A study from before a field was there was trained with the field's default.
-    before = TrainConfig().as_dict() | stored["space"] | {"split": stored["split"], "sampler": stored["sampler"]}
-    now = identity.space.as_dict() | {"split": identity.split, "sampler": identity.space.sampler}
-    for name in now:
-        if before.get(name) != now[name]:
-            raise UserError(
-                f"study '{identity.study}' was started with {name}={_text(before.get(name))}, got {_text(now[name])}; "
-                "its trials would not be comparable: use another study name."
-            )
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
 import optuna
 import sqlalchemy
 
+from experiments.leases import Lease, connection_options
+from experiments.patience import PatientStorage
 from seg.errors import UserError
 
 Result = TypeVar("Result")
@@ -49,10 +51,29 @@ def without_password(text: str, url: sqlalchemy.URL) -> str:
     return text
 
 
-def connect(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
-    """Optuna's storage at a URL; tables are created where they are missing."""
-    waiting = {"connect_args": {"timeout": 60}} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True}
-    return optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=waiting)
+def connect(url: sqlalchemy.URL, lease: Lease | None = None) -> optuna.storages.RDBStorage:
+    """Optuna's storage at a URL; tables are created where they are missing.
+
+    Args:
+        lease: of the driver that uses it, on PostgreSQL.
+    """
+    text = url.render_as_string(hide_password=False)
+    if url.get_backend_name() == "sqlite":
+        return optuna.storages.RDBStorage(text, engine_kwargs={"connect_args": {"timeout": 60}})
+    options = {} if lease is None else connection_options(lease.driver)
+    storage = PatientStorage(text, engine_kwargs={"pool_pre_ping": True, "connect_args": options})
+    sqlalchemy.event.listen(storage.engine, "connect", _use_utc)
+    if lease is not None:
+        sqlalchemy.event.listen(storage.engine, "connect", lease.admit)
+    storage.engine.dispose()  # what was opened before these were heard
+    return storage
+
+
+def _use_utc(connection: Any, record: object) -> None:
+    # Optuna compares the session's time with what another machine's session wrote.
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
@@ -77,7 +98,7 @@ def or_user_error(url: sqlalchemy.URL, action: Callable[[], Result]) -> Result:
     try:
         return action()
     except ImportError:
-        raise UserError(f"storage {shown} needs a database driver; pip install 'psycopg[binary]'.") from None
+        raise UserError(f"storage {shown} needs the extra postgres; pip install -e '.[postgres]'.") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, RuntimeError) as error:
         cause = error.__cause__ or error
         detail = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]

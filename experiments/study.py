@@ -17,12 +17,13 @@ from experiments.driver import run_study
 from experiments.executors.base import Executor
 from experiments.executors.gpus import gpus_per_slot
 from experiments.executors.local import LocalExecutor
+from experiments.leases import Lease
 from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
 from experiments.progress import Progress
 from experiments.report import note_origin, publish_page
 from experiments.search import SearchSpace, parse_filters, parse_losses
 from experiments.settlement import Limits
-from experiments.storage import hold_command
+from experiments.study_hold import hold_command
 from experiments.study_report import publish_study
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
@@ -77,6 +78,7 @@ def conduct(
     executor: Executor,
     adopt: str | None,
     configs: Sequence[TrainConfig] | None = None,
+    lease: Lease | None = None,
 ) -> StudyResult:
     """Runs the study that the options describe, or a grid of these configurations; its MLflow run stays open.
 
@@ -98,6 +100,7 @@ def conduct(
         limits=Limits(retries=values.retries, trial_timeout=values.trial_timeout),
         adopt=adopt,
         configs=configs,
+        lease=lease,
     )
 
 
@@ -107,9 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     space = search_space(values)
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
-    with hold_command(values.storage, values.study):
+    with hold_command(values.storage, values.study) as command:
         with local_executor(values.slots) as executor:
-            result = conduct(values, space, manifest, tracker, executor, launch.run_id)
+            result = conduct(values, space, manifest, tracker, executor, launch.run_id, lease=command.lease)
+        if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
+            print(elsewhere)
+            return 0
         with tracker.ending(result.run_id):
             note_origin("study", build_parser(), values, result.run_id, launch.tracking_uri)
             publish_study(result, manifest, tracker)

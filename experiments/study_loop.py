@@ -3,7 +3,6 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from experiments.run_report import publish_epoch
 from experiments.settlement import Limits, Running, Settlement
 from experiments.storage import StudyStore, TrialRow
 from experiments.study_result import checkpoint_folder, trial_folder
+from experiments.trial_queue import TrialQueue
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # it imports MLflow, which the loop does not need
 
 INTERRUPTED = "interrupted"
 _WAIT_SECONDS = 0.5
-_MAX_REPEATS = 50
 _SAME_ERRORS = 2
 """So many trials with the same UserError, and no other outcome, and the study stops."""
 
@@ -41,8 +40,7 @@ class StudyLoop:
         progress: tells a person.
         manifest: the dataset.
         workspace: holds the trials' folders.
-        waiting: how many of the trials that wait go on; they come first.
-        arms: what to train then: a grid's configurations in order, or None for as many trials as TPE may propose.
+        queue: what to train.
         limits: of each trial.
     """
 
@@ -57,8 +55,7 @@ class StudyLoop:
         progress: Progress,
         manifest: Manifest,
         workspace: Path,
-        waiting: int,
-        arms: Iterator[TrainConfig | None],
+        queue: TrialQueue,
         limits: Limits,
     ) -> None:
         self._study = study
@@ -69,11 +66,11 @@ class StudyLoop:
         self._progress = progress
         self._manifest = manifest
         self._workspace = workspace
-        self._waiting = waiting
-        self._arms = arms
+        self._queue = queue
         self._limits = limits
         self._settlement = Settlement(store, tracker, progress, limits)
         self._running: dict[str, Running] = {}
+        self._stays = False
 
     @property
     def ran(self) -> int:
@@ -100,7 +97,7 @@ class StudyLoop:
         while not interrupts.requested:
             while len(self._running) < self._executor.slots and not interrupts.requested and self._start_next():
                 pass
-            if not self._running:
+            if not self._running and self._is_over():
                 break
             for event in self._executor.wait(_WAIT_SECONDS):
                 self._handle(event)
@@ -112,24 +109,22 @@ class StudyLoop:
         else:
             self._stop_on_same_error("")
 
+    def _is_over(self) -> bool:
+        """Whether nothing is left for this driver; one that has nothing to start stays while others run trials."""
+        others = self._queue.elsewhere
+        if others and not self._stays:
+            self._stays = True
+            self._progress.say(
+                f"nothing left to start, while other drivers run {others} trial(s): this one waits, and goes on with "
+                "theirs if they die (Ctrl-C leaves; nothing is lost)"
+            )
+        return not others
+
     def _start_next(self) -> bool:
-        """Goes on with a trial that waits, or starts one that nobody trained yet; False if none is left."""
-        while self._waiting:
-            self._waiting -= 1
-            if (row := self._store.resume()) is not None and self._go_on_with(row):
+        """Goes on with a trial that waits, or starts one that nobody trained yet; False if there is none now."""
+        while (taken := self._queue.take()) is not None:
+            if self._go_on_with(taken.row) if taken.resumed else self._start(taken.row):
                 return True
-        for arm in self._arms:
-            for _ in range(_MAX_REPEATS):
-                row = self._store.ask(arm)
-                same = self._store.same_as(row)
-                if same is None:
-                    assert row.config is not None
-                    self._start(row.number, row.config)
-                    return True
-                # Failed trials neither count nor teach TPE anything; the repeat was not trained.
-                self._store.fail(row.number, f"the same parameters as trial {same}: not trained again")
-            self._progress.say(f"the last {_MAX_REPEATS} proposals were trained already: nothing new to try")
-            return False
         return False
 
     def _go_on_with(self, row: TrialRow) -> bool:
@@ -147,9 +142,11 @@ class StudyLoop:
         self._launch(row.number, row.config, run_id, deaths=row.deaths, logged=logged)
         return True
 
-    def _start(self, number: int, config: TrainConfig) -> None:
-        run_id = self._tracker.start_trial(self._parent_run, self._study, number, config, self._manifest)
-        self._launch(number, config, run_id, deaths=0, logged=0)
+    def _start(self, row: TrialRow) -> bool:
+        assert row.config is not None
+        run_id = self._tracker.start_trial(self._parent_run, self._study, row.number, row.config, self._manifest)
+        self._launch(row.number, row.config, run_id, deaths=0, logged=0)
+        return True
 
     def _launch(self, number: int, config: TrainConfig, run_id: str, *, deaths: int, logged: int) -> None:
         self._store.set_run(number, run_id)
@@ -179,8 +176,9 @@ class StudyLoop:
                 publish_epoch(self._tracker, running.run_id, Path(event.job.folder), event.report)
             self._progress.epoch(running.number, event.report)
         else:
-            self._waiting += self._settlement.settle(running, event)
+            self._settlement.settle(running, event)
             del self._running[event.job.name]
+            self._queue.look_again()
 
     def _goes_on(self, running: Running, report: EpochReport) -> bool:
         """Tells the storage of an epoch; whether to go on."""

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import (
-    MLFLOW_PARENT_RUN_ID,
-    MLFLOW_RUN_NOTE,
-)
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from experiments import tracking_uri
+from experiments.fenced_requests import fence_requests
 from experiments.new_database import create_whole
 from experiments.run_description import RunRecord, as_text, common_tags, dataset_input, origin_tags, study_note
 from experiments.system_metrics import SystemMetrics
@@ -65,6 +63,7 @@ class Tracker:
 
     def __init__(self, uri: str | None, experiment: str | None) -> None:
         tracking_uri.quieten_mlflow()
+        fence_requests()
         self.uri = tracking_uri.resolve(uri)
         tracking_uri.probe(self.uri)
         self._monitors: dict[str, SystemMetrics] = {}

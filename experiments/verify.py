@@ -16,7 +16,8 @@ from experiments import entry
 from experiments.options import parser
 from experiments.recorded_runs import RunReader
 from experiments.repairs import Repairs
-from experiments.storage import StudyStore, hold_to_repair, read_study
+from experiments.storage import StudyStore, read_study
+from experiments.study_hold import hold_to_repair
 from experiments.study_lock import StudyTaken
 from experiments.tracking import Tracker
 from experiments.verification import Disagreement, compare_dataset, compare_records, compare_workspace

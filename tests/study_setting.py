@@ -1,10 +1,11 @@
 """A study of fake tasks in a folder: what the driver's tests share. As a program it is a driver that can be killed.
 
-python -m tests.study_setting FOLDER TRIALS SLOTS [TRACKING_URI]
+python -m tests.study_setting FOLDER TRIALS SLOTS [TRACKING_URI [STORAGE LEASE_SECONDS]]
 """
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from experiments.interrupts import EXIT_CODE, Interrupted
 from experiments.progress import Progress
 from experiments.search import SearchSpace
 from experiments.settlement import Limits
+from experiments.study_hold import hold_command
 from experiments.study_result import StudyResult
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
@@ -81,20 +83,23 @@ class Setting:
         return [trial.state.name for trial in self.optuna_trials()]
 
 
-def main(folder: str, trials: str, slots: str, tracking_uri: str = "") -> int:
+def main(folder: str, trials: str, slots: str, tracking_uri: str = "", storage: str = "", seconds: str = "60") -> int:
     setting = Setting(Path(folder))
+    setting.storage = storage or setting.storage
     setting.output = sys.stderr
     limits = Limits(retries=1000) if tracking_uri else None
     if tracking_uri:
         from experiments.tracking import Tracker
 
-        setting.tracker = Tracker(tracking_uri, "survival")
+        setting.tracker = Tracker(tracking_uri, os.environ.get("MLFLOW_EXPERIMENT_NAME", "survival"))
+    space = make_space(epochs=8 if tracking_uri or storage else 2)
     try:
-        result = setting.run(
-            int(trials), slots=int(slots), limits=limits, space=make_space(epochs=8 if tracking_uri else 2)
-        )
-        if tracking_uri:
-            setting.tracker.end(result.run_id, "finished")
+        with hold_command(setting.storage, setting.study, float(seconds)) as command:
+            result = setting.run(int(trials), slots=int(slots), limits=limits, space=space, lease=command.lease)
+            if elsewhere := command.ended_elsewhere(result.rows):
+                print(elsewhere)
+            elif tracking_uri:
+                setting.tracker.end(result.run_id, "finished")
     except Interrupted:
         return EXIT_CODE
     return 0

@@ -15,7 +15,9 @@ from experiments.compare import build_parser, search_space, with_own_rates
 from experiments.compared import compare
 from experiments.comparison import own_rates
 from experiments.split_predictions import SplitPredictions
-from experiments.storage import StudyIdentity, TrialRow, note_test_use, open_study, read_study
+from experiments.storage import TrialRow, open_study, read_study
+from experiments.study_hold import note_test_use
+from experiments.study_identity import StudyIdentity
 from experiments.study_page.record import gather
 from seg.config import TrainConfig
 from seg.errors import UserError

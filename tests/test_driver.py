@@ -286,7 +286,7 @@ class TestTPE:
         assert len(setting.tracker.calls("start_trial")) == 2
 
     def test_an_exhausted_space_ends_the_study(self, setting, monkeypatch):
-        monkeypatch.setattr("experiments.study_loop._MAX_REPEATS", 3)
+        monkeypatch.setattr("experiments.trial_queue._MAX_REPEATS", 3)
         monkeypatch.setattr("experiments.storage.suggest", lambda trial, space: space.base)
         assert setting.run(3, space=make_space("tpe")).counts == {"finished": 1, "failed": 3}
         assert "nothing new to try" in setting.output.getvalue()

@@ -6,8 +6,9 @@ import optuna
 import pytest
 import sqlalchemy
 
-from experiments.storage import StudyIdentity, open_study, read_study
+from experiments.storage import open_study, read_study
 from experiments.storage_connection import open_storage
+from experiments.study_identity import StudyIdentity
 from seg.errors import UserError
 from tests.study_setting import make_space
 
@@ -178,16 +179,16 @@ print(refusal("postgresql://seg:geheim@127.0.0.1:1/seg?sslpassword=leise"))
 def test_postgresql_without_its_driver_names_it_and_shows_no_password():
     run = subprocess.run([sys.executable, "-c", POSTGRESQL], capture_output=True, text=True, check=True)
     assert run.stdout == (
-        "storage postgresql://seg:***@127.0.0.1:1/seg needs a database driver; pip install 'psycopg[binary]'.\n"
+        "storage postgresql://seg:***@127.0.0.1:1/seg needs the extra postgres; pip install -e '.[postgres]'.\n"
     )
 
 
 @pytest.mark.parametrize("password", ["geheim", "p@ss/w%rd"])
 def test_a_password_in_the_databases_own_message_is_hidden(monkeypatch, password):
-    def refuse(url, study):
+    def refuse(lease):
         raise sqlalchemy.exc.OperationalError("", {}, Exception(f"bad password {password}\nsecond line"))
 
-    monkeypatch.setattr("experiments.storage.study_lock", refuse)
+    monkeypatch.setattr("experiments.leases.Lease.__enter__", refuse)
     url = sqlalchemy.URL.create("postgresql", "seg", password, "127.0.0.1", 1, "seg")
     message = refusal(url.render_as_string(hide_password=False))
     assert message == "storage postgresql://seg:***@127.0.0.1:1/seg does not answer (bad password ***)."

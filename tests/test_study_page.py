@@ -15,7 +15,8 @@ import pytest
 from experiments import report
 from experiments.comparison import winner
 from experiments.split_predictions import SplitPredictions, predictions_file
-from experiments.storage import StoredStudy, StudyIdentity, TestUse, TrialRow, open_study
+from experiments.storage import StoredStudy, TestUse, TrialRow, open_study
+from experiments.study_identity import StudyIdentity
 from experiments.study_origin import StudyOrigin, origin_file
 from experiments.study_page import study_page
 from experiments.study_page.per_image import MOST_ROWS

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import verify
-from experiments.storage import hold_command, read_study
+from experiments.storage import read_study
+from experiments.study_hold import hold_command
 from experiments.study_result import checkpoint_folder, trial_folder
 from experiments.tracking import Tracker
 from seg.data.build import split_key
