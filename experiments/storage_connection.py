@@ -77,7 +77,7 @@ def or_user_error(url: sqlalchemy.URL, action: Callable[[], Result]) -> Result:
     try:
         return action()
     except ImportError:
-        raise UserError(f"storage {shown} needs a database driver; pip install 'psycopg[binary]'.") from None
+        raise UserError(f"storage {shown} needs the extra postgres; pip install -e '.[postgres]'.") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, RuntimeError) as error:
         cause = error.__cause__ or error
         detail = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]

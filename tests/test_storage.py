@@ -178,7 +178,7 @@ print(refusal("postgresql://seg:geheim@127.0.0.1:1/seg?sslpassword=leise"))
 def test_postgresql_without_its_driver_names_it_and_shows_no_password():
     run = subprocess.run([sys.executable, "-c", POSTGRESQL], capture_output=True, text=True, check=True)
     assert run.stdout == (
-        "storage postgresql://seg:***@127.0.0.1:1/seg needs a database driver; pip install 'psycopg[binary]'.\n"
+        "storage postgresql://seg:***@127.0.0.1:1/seg needs the extra postgres; pip install -e '.[postgres]'.\n"
     )
 
 
