@@ -10,6 +10,7 @@ from urllib.parse import quote, quote_plus
 import optuna
 import sqlalchemy
 
+from experiments.passwords import hide
 from seg.errors import UserError
 
 Result = TypeVar("Result")
@@ -37,7 +38,11 @@ def parse_url(url: str) -> sqlalchemy.URL:
 
 def displayed(url: str) -> str:
     """The storage's URL as it may be shown: without its password, and without options, which may hold one."""
-    return parse_url(url).set(query={}).render_as_string(hide_password=True)
+    return _shown(parse_url(url))
+
+
+def _shown(url: sqlalchemy.URL) -> str:
+    return hide(url.set(query={}).render_as_string(hide_password=True))
 
 
 def without_password(text: str, url: sqlalchemy.URL) -> str:
@@ -46,7 +51,7 @@ def without_password(text: str, url: sqlalchemy.URL) -> str:
     for secret in filter(None, secrets):
         for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
             text = text.replace(form, "***")
-    return text
+    return hide(text)
 
 
 def connect(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
@@ -73,7 +78,7 @@ def or_user_error(url: sqlalchemy.URL, action: Callable[[], Result]) -> Result:
     Raises:
         UserError: if the storage does not answer. The message never shows a password.
     """
-    shown = url.set(query={}).render_as_string(hide_password=True)
+    shown = _shown(url)
     try:
         return action()
     except ImportError:

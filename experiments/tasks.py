@@ -191,7 +191,7 @@ def _load(path: Path, strategy: "tf.distribute.Strategy") -> "keras.Model":
     import keras
 
     with strategy.scope():
-        return keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
 
 
 def _write_predictions(

@@ -34,7 +34,7 @@ def running_server(command: Sequence[str], environment: Mapping[str, str], folde
             [sys.executable, "-m", *command], env=os.environ | environment, cwd=folder, stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150  # seconds: it imports half of MLflow, on a machine that may be busy
         while not _healthy(address):
             assert server.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, (folder / "log").read_text()

@@ -202,7 +202,7 @@ def split_key(examples: Iterator[Example], exif: str) -> str:
 
 def _keep_rows(path: Path, rows: list[int]) -> None:
     """Rewrites a record file with some of its rows, one at a time."""
-    records = np.load(path, mmap_mode="r")
+    records = np.load(path, mmap_mode="r", allow_pickle=False)
     shorter = path.with_suffix(".shorter")
     kept = np.lib.format.open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(len(rows), *records.shape[1:]))
     for place, row in enumerate(rows):
