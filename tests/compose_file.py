@@ -61,7 +61,7 @@ def running_stack(postgresql: PostgreSQL, secrets: Mapping[str, str], folder: Pa
         folder: empty, for what MLflow's server leaves.
     """
     port = free_port()
-    services = filled_in(COMPOSE["services"], dict(secrets) | {"ALLOWED_HOSTS": f"127.0.0.1:{port}"})
+    services = filled_in(COMPOSE["services"], dict(secrets) | {"ALLOWED_HOSTS": f"127.0.0.1:{port}", "WORKERS": "1"})
     _prepare_databases(services["database"], postgresql)
     here = {
         "--host=0.0.0.0": "--host=127.0.0.1",

@@ -1,7 +1,9 @@
 """A real `mlflow server` on this machine for a test, started as docs/how-to/server.md says."""
 
+import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -31,10 +33,15 @@ def running_server(command: Sequence[str], environment: Mapping[str, str], folde
     address = f"http://127.0.0.1:{port}"
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", *command], env=os.environ | environment, cwd=folder, stdout=log, stderr=log
+            [sys.executable, "-m", *command],
+            env=os.environ | environment,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 150  # seconds: it imports half of MLflow, on a machine that may be busy
+        deadline = time.monotonic() + 240  # seconds: every worker imports half of MLflow, on a machine that may be busy
         while not _healthy(address):
             assert server.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, (folder / "log").read_text()
@@ -42,7 +49,11 @@ def running_server(command: Sequence[str], environment: Mapping[str, str], folde
         yield address
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        try:
+            server.wait(timeout=20)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # its workers too
 
 
 def free_port() -> int:

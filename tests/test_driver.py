@@ -51,7 +51,6 @@ def test_a_trial_is_recorded_from_start_to_end(setting):
         "log_metrics",
         "log_tags",
         "log_folder",
-        "log_figure",
         "end",
     ]
     assert calls[3]["metrics"] == {"best_val_dice": pytest.approx(0.508), "best_epoch": 2, "model_parameters": 1}

@@ -15,6 +15,7 @@ from tests.compose_file import COMPOSE, FOLDER, Stack, everything_in, filled_in,
 from tests.mlflow_server import free_port
 from tests.postgresql_server import PostgreSQL
 
+pytestmark = pytest.mark.timeout(900)  # MLflow's server starts slowly on a busy machine
 ROOT = Path(__file__).parent.parent
 SECRETS = {
     "MLFLOW_DATABASE_PASSWORD": "canary-mlflow-database",
@@ -126,7 +127,6 @@ def run_study(folder: Path, storage: str, tracking: str, password: str) -> subpr
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_study_through_it_writes_no_password(stack: Stack, postgresql: PostgreSQL, tmp_path: Path) -> None:
     password = SECRETS["OPTUNA_DATABASE_PASSWORD"]
     address = stack.tracking.replace("http://", f"http://{':'.join(LOGIN)}@")
