@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from experiments.code_version import remote_urls
+from experiments.full_disk import no_room
 from experiments.one_job import JobFailed
 from experiments.passwords import find_exposed, hide, separate_login, without_login
 from seg.errors import UserError, one_line
@@ -67,6 +68,12 @@ def run(main: Main) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
+    except Exception as error:
+        if (said := no_room(error)) is None:
+            raise
+        line = f"the disk must have room, got: {said}; make room and run the same command again."
+        print(f"error: {one_line(line)}", file=sys.stderr)
+        code = FAILED
     sys.exit(code)
 
 
