@@ -69,12 +69,14 @@ class Point:
     Attributes:
         trials: that had ended.
         seconds: per trial since the point before; the median (with several slots, of the means of so many trials).
+        cpu_seconds: of the driver's processor time, per trial since the point before; a busy machine changes it little.
         memory: resident, of the driver, in bytes.
         optuna, mlflow: sizes of the databases, in bytes.
     """
 
     trials: int
     seconds: float
+    cpu_seconds: float
     memory: int
     optuna: int
     mlflow: int
@@ -91,6 +93,7 @@ class Meter:
         self._trials = 0
         self._spans: list[float] = []
         self._since = time.perf_counter()
+        self._cpu = (0, time.process_time())
 
     def trial_ended(self) -> None:
         self._trials += 1
@@ -100,8 +103,11 @@ class Meter:
         if self._trials % self._every == 0 and self._spans:
             seconds = statistics.median(self._spans)
             memory = psutil.Process().memory_info().rss
-            self._keep(Point(trials=self._trials, seconds=seconds, memory=memory, **self._sizes()))
+            before, then = self._cpu
+            cpu = (time.process_time() - then) / (self._trials - before)
+            self._keep(Point(trials=self._trials, seconds=seconds, cpu_seconds=cpu, memory=memory, **self._sizes()))
             self._spans = []
+            self._cpu = (self._trials, time.process_time())
             self._since = time.perf_counter()  # what it took to measure is nobody's cost
 
 
@@ -221,7 +227,8 @@ def draw(points: list[Point], title: str) -> Figure:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     cost, memory, databases = figure.subplots(1, 3)
     trials = [point.trials for point in points]
-    cost.plot(trials, [point.seconds for point in points], color="black")
+    cost.plot(trials, [point.seconds for point in points], color="black", label="elapsed")
+    cost.plot(trials, [point.cpu_seconds for point in points], color="grey", label="driver's processor time")
     cost.axhline(TARGET, color="grey", linestyle="--", label=f"target, {TARGET:g} s")
     cost.set_title("seconds per trial")
     cost.legend()
@@ -247,9 +254,10 @@ def run(database: str, trials: int, slots: int, output: Path) -> list[Point]:
 
     def keep(point: Point) -> None:
         points.append(point)
+        databases = f"databases {point.optuna / _MIB:.0f} and {point.mlflow / _MIB:.0f} MiB"
         print(
-            f"{point.trials} trials: {point.seconds:.3f} s per trial, {point.memory / _MIB:.0f} MiB, databases "
-            f"{point.optuna / _MIB:.0f} and {point.mlflow / _MIB:.0f} MiB",
+            f"{point.trials} trials: {point.seconds:.3f} s per trial, {point.cpu_seconds:.3f} s of the driver's "
+            f"processor time, {point.memory / _MIB:.0f} MiB, {databases}",
             flush=True,
         )
         content = settings | {"points": [asdict(each) for each in points]}
