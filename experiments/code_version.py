@@ -36,6 +36,11 @@ def loaded_code() -> dict[str, str]:
     return found
 
 
+def remote_urls() -> str:
+    """The addresses of the repository's remotes, one per line, which `mlflow run` makes tags of; empty without one."""
+    return (_git("config", "--get-regexp", r"^remote\..*\.url$") or b"").decode(errors="replace")
+
+
 def _git(*arguments: str) -> bytes | None:
     try:
         found = subprocess.run(

@@ -8,11 +8,16 @@ other drivers of the study took this one for dead and went on with its trials (`
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import NoReturn
 
+from experiments.code_version import remote_urls
+from experiments.full_disk import no_room
 from experiments.one_job import JobFailed
+from experiments.passwords import find_exposed, hide, separate_login, without_login
 from seg.errors import UserError, one_line
 
 FAILED = 1
@@ -40,6 +45,7 @@ class Launch:
 
 def read_launch() -> Launch:
     """Reads the variables that `mlflow run` sets, and removes those that a child process would misread as its own."""
+    separate_login(os.environ)
     run_id = os.environ.pop("MLFLOW_RUN_ID", None)
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # the run knows its experiment
     return Launch(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), run_id=run_id)
@@ -49,15 +55,50 @@ def run(main: Main) -> NoReturn:
     """Runs an entry point's `main` with the command line's arguments and exits with its code."""
     # As Ctrl-C: by default SIGTERM would end the process with its MLflow run left RUNNING.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.excepthook = _tell
     try:
+        _keep_passwords_in(sys.argv[1:])
         code = main(None)
     except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        print(f"error: {one_line(hide(str(error)))}", file=sys.stderr)
         code = MISTAKE
     except JobFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide(str(error))}", file=sys.stderr)
         code = FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
+    except Exception as error:
+        if (said := no_room(error)) is None:
+            raise
+        line = f"the disk must have room, got: {said}; make room and run the same command again."
+        print(f"error: {one_line(line)}", file=sys.stderr)
+        code = FAILED
     sys.exit(code)
+
+
+def _keep_passwords_in(arguments: Sequence[str]) -> None:
+    """Refuses a command line with a password, and cleans the run that `mlflow run` made with one.
+
+    Raises:
+        UserError: if an argument is a URL with a password. The message does not show it.
+    """
+    separate_login(os.environ)
+    exposed = find_exposed(arguments)
+    run_id, uri = os.environ.get("MLFLOW_RUN_ID"), os.environ.get("MLFLOW_TRACKING_URI")
+    kept = ""
+    if run_id and (exposed or without_login(remotes := remote_urls()) != remotes):
+        from experiments import launched_run  # MLflow takes seconds to import
+
+        launched_run.hide_logins(run_id, uri)
+        kept = f"; {launched_run.delete(run_id, uri)}" if exposed else ""
+    if exposed:
+        raise UserError(
+            f"{exposed} must have no password on a command line, where others see it; leave it out, and set "
+            f"PGPASSWORD or write it into ~/.pgpass{kept}."
+        )
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's own end of a process with a bug, without the passwords of URLs."""
+    sys.stderr.write(hide("".join(traceback.format_exception(kind, error, trace))))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.passwords import hide
 from seg.config import TrainConfig
 from seg.errors import UserError
 
@@ -257,7 +258,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that states a mistake in one line and exits with code 2."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see {self.prog} --help.", file=sys.stderr)
+        print(f"{self.prog}: {hide(message)}; see {self.prog} --help.", file=sys.stderr)
         sys.exit(2)
 
 

@@ -7,44 +7,19 @@ from typing import Any
 import numpy as np
 import optuna
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from experiments.comparison import finished, varied
+from experiments.figures import BLUE, GREEN, INK, PALE_INK, PURPLE, SKY, VERMILION, new_figure
 from experiments.storage import TrialRow
 from seg.config import LOSSES
-from seg.training.result import EpochReport
 
-# Okabe and Ito's colours (2008), told apart with every common form of colour blindness.
-_BLUE, _VERMILION, _GREEN, _ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-_PURPLE, _SKY = "#CC79A7", "#56B4E9"
-_LOSS_COLOURS = dict(zip(LOSSES, (_BLUE, _VERMILION, _GREEN, _PURPLE, _SKY), strict=True))
+_LOSS_COLOURS = dict(zip(LOSSES, (BLUE, VERMILION, GREEN, PURPLE, SKY), strict=True))
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))  # by width, narrow to wide
-_INK, _PALE_INK, _LINE = "#22272E", "#616A75", "#E3E7EB"
 _FEWEST_FOR_IMPORTANCE = 4  # finished trials
-
-
-def learning_curves(history: Sequence[EpochReport], title: str = "") -> Figure:
-    """Losses and val_dice of one run over its epochs; the best epoch is marked."""
-    figure, (losses, dice) = _figure(2, width=9.6, title=title)
-    epochs = [report.epoch for report in history]
-    _line(losses, epochs, [report.train_loss for report in history], _BLUE, "train_loss")
-    _line(losses, epochs, [report.val_loss for report in history], _VERMILION, "val_loss")
-    losses.set(xlabel="epoch", title="loss")
-    _line(dice, epochs, [report.val_dice for report in history], _GREEN, "val_dice")
-    best = max(history, key=lambda report: report.val_dice, default=None)
-    if best is not None:
-        dice.plot(best.epoch, best.val_dice, "o", markersize=9, markerfacecolor="none", color=_INK)
-        dice.axhline(best.val_dice, color=_PALE_INK, linewidth=0.8, linestyle=":")
-        dice.set_title(f"val_dice: best {best.val_dice:.3f} in epoch {best.epoch}")
-    dice.set(xlabel="epoch", ylim=(0, 1))
-    for axes in (losses, dice):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    losses.legend(frameon=False, labelcolor=_INK, fontsize=10, loc="upper right")
-    return figure
 
 
 def curves_by_trial(rows: Sequence[TrialRow], best: int | None = None, title: str = "") -> Figure:
@@ -55,7 +30,7 @@ def curves_by_trial(rows: Sequence[TrialRow], best: int | None = None, title: st
         best: number of the trial to stress.
         title: of the figure.
     """
-    figure, (axes,) = _figure(1, width=8.0, title=title)
+    figure, (axes,) = new_figure(1, width=8.0, title=title)
     shown = [(row, row.config) for row in rows if row.curve and row.config is not None]
     widths = sorted({config.filters for _, config in shown})
     dashes = dict(zip(widths, _DASHES, strict=False)) if len(widths) <= len(_DASHES) else {}
@@ -74,7 +49,7 @@ def curves_by_trial(rows: Sequence[TrialRow], best: int | None = None, title: st
     for loss in (loss for loss in LOSSES if any(config.loss == loss for _, config in shown)):
         axes.plot([], [], color=_LOSS_COLOURS[loss], linewidth=3, label=loss)
     for width in dashes if len(dashes) > 1 else ():
-        axes.plot([], [], color=_PALE_INK, linestyle=dashes[width], label=f"filters {width}")
+        axes.plot([], [], color=PALE_INK, linestyle=dashes[width], label=f"filters {width}")
     axes.set(xlabel="epoch", ylabel="val_dice", ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend(axes)
@@ -96,7 +71,7 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
         baselines: trivial scores to draw as dashed lines, by name.
         title: of the figure.
     """
-    figure, (axes,) = _figure(1, width=8.0, title=title)
+    figure, (axes,) = new_figure(1, width=8.0, title=title)
     done = finished(rows)
     widths = sorted({row.config.filters for row in done if row.config})
     losses = [loss for loss in LOSSES if any(row.config and row.config.loss == loss for row in done)]
@@ -112,7 +87,7 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
                 _arm(axes, place + shift, scores, _LOSS_COLOURS[loss])
         axes.plot([], [], "o", color=_LOSS_COLOURS[loss], label=loss)
     for score in (baselines or {}).values():
-        axes.axhline(score, color=_PALE_INK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
+        axes.axhline(score, color=PALE_INK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
     axes.set(xlabel="filters of the first level", ylabel="val_dice", xlim=(-0.6, max(len(widths), 1) - 0.4))
     axes.set_xticks(range(len(widths)), [str(width) for width in widths])
     axes.margins(y=0.12)  # room for the means above the points
@@ -120,28 +95,28 @@ def dice_by_arm(rows: Sequence[TrialRow], baselines: Mapping[str, float] | None 
     axes.grid(visible=False, axis="x")
     if losses:
         above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(losses)}
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=10, **above)
+        axes.legend(frameon=False, labelcolor=INK, fontsize=10, **above)
     return figure
 
 
 def optimisation_history(rows: Sequence[TrialRow], title: str = "") -> Figure:
     """val_dice of each trial in order, and the best so far; pruned and failed trials are marked."""
-    figure, (axes,) = _figure(1, width=8.0, title=title)
+    figure, (axes,) = new_figure(1, width=8.0, title=title)
     done = finished(rows)
     if done:
         numbers = [row.number for row in done]
         scores = [row.val_dice for row in done if row.val_dice is not None]
         best = np.maximum.accumulate(scores)
-        axes.step([*numbers, max(row.number for row in rows)], [*best, best[-1]], where="post", color=_VERMILION)
-        axes.plot([], [], color=_VERMILION, label=f"best so far ({best[-1]:.3f})")
-        axes.plot(numbers, scores, "o", color=_BLUE, alpha=0.8, label="finished", zorder=3)
+        axes.step([*numbers, max(row.number for row in rows)], [*best, best[-1]], where="post", color=VERMILION)
+        axes.plot([], [], color=VERMILION, label=f"best so far ({best[-1]:.3f})")
+        axes.plot(numbers, scores, "o", color=BLUE, alpha=0.8, label="finished", zorder=3)
     pruned = [(row.number, row.val_dice) for row in rows if row.state == "pruned" and row.val_dice is not None]
     if pruned:
-        axes.plot(*zip(*pruned, strict=True), "o", color=_PALE_INK, markerfacecolor="white", label="pruned", zorder=3)
+        axes.plot(*zip(*pruned, strict=True), "o", color=PALE_INK, markerfacecolor="white", label="pruned", zorder=3)
     failed = [row.number for row in rows if row.state == "failed"]
     if failed:
         bottom = axes.get_xaxis_transform()
-        axes.plot(failed, [0.02] * len(failed), "x", color=_INK, transform=bottom, label="failed", clip_on=False)
+        axes.plot(failed, [0.02] * len(failed), "x", color=INK, transform=bottom, label="failed", clip_on=False)
     axes.set(xlabel="trial", ylabel="val_dice")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend(axes)
@@ -156,10 +131,10 @@ def parameter_importance(rows: Sequence[TrialRow], title: str = "") -> Figure | 
     importances = _importances(rows)
     if not importances:
         return None
-    figure, (axes,) = _figure(1, width=8.0, title=title)
+    figure, (axes,) = new_figure(1, width=8.0, title=title)
     names, shares = list(importances)[::-1], list(importances.values())[::-1]
-    bars = axes.barh(names, shares, color=_BLUE, height=0.4)
-    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=5, color=_PALE_INK)
+    bars = axes.barh(names, shares, color=BLUE, height=0.4)
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=5, color=PALE_INK)
     axes.set(xlabel="share of the variance of val_dice", xlim=(0, max(shares) * 1.15), ylim=(-0.6, len(names) - 0.4))
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.grid(visible=False, axis="y")
@@ -193,30 +168,6 @@ def _distribution(values: Sequence[Any]) -> BaseDistribution:
     return CategoricalDistribution(sorted(set(values), key=str))
 
 
-def _figure(columns: int, width: float, title: str) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, 4.2), dpi=150, facecolor="white")
-    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, x=0.015, ha="left", fontsize=13, fontweight="bold", color=_INK)
-    found = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
-    for axes in found:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_LINE)
-        axes.grid(color=_LINE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(color=_LINE, labelcolor=_PALE_INK, labelsize=10)
-        axes.title.set(fontsize=11, color=_INK)
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set(fontsize=11, color=_PALE_INK)
-    return figure, found
-
-
-def _line(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str) -> None:
-    # One epoch is a point, and a line through one point is not seen.
-    axes.plot(x, y, color=colour, linewidth=2, marker="o", markersize=3.5, label=label)
-
-
 def _name_baselines(axes: Axes, baselines: Mapping[str, float]) -> None:
     """Beside the axes, where no arm's number is; those that would cover each other move up."""
     low, high = axes.get_ylim()
@@ -232,7 +183,7 @@ def _name_baselines(axes: Axes, baselines: Mapping[str, float]) -> None:
             ha="left",
             va="center",
             fontsize=9,
-            color=_PALE_INK,
+            color=PALE_INK,
         )
 
 
@@ -247,7 +198,7 @@ def _arm(axes: Axes, x: float, scores: Sequence[float], colour: str) -> None:
         textcoords="offset points",
         ha="center",
         fontsize=10,
-        color=_INK,
+        color=INK,
     )
 
 
@@ -259,4 +210,4 @@ def _legend(axes: Axes, title: str | None = None) -> None:
         )
         legend.set_alignment("left")
         for text in (*legend.get_texts(), legend.get_title()):
-            text.set_color(_INK)
+            text.set_color(INK)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import epoch_picture
-from experiments.plots import learning_curves
 from seg.training.result import EpochReport
 
 if TYPE_CHECKING:  # it imports MLflow, which a study does not need
@@ -21,7 +20,7 @@ def publish_epoch(tracker: "Tracker", run_id: str, folder: Path, report: EpochRe
 
 
 def publish_training(tracker: "Tracker", run_id: str, folder: Path, result: Mapping[str, Any]) -> None:
-    """Adds the best epoch, the learning curves and everything that the job left in its folder.
+    """Adds the best epoch and everything that the job left in its folder.
 
     Args:
         folder: of the job.
@@ -32,5 +31,3 @@ def publish_training(tracker: "Tracker", run_id: str, folder: Path, result: Mapp
     used = {"effective_batch_size": result["batch_size"], "replicas": result["replicas"]}
     tracker.log_tags(run_id, used | {"stop_reason": result["stop_reason"]})
     tracker.log_folder(run_id, folder)
-    history = [EpochReport(**report) for report in result["history"]]
-    tracker.log_figure(run_id, learning_curves(history), "learning_curves.png")

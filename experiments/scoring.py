@@ -5,6 +5,7 @@ MLflow's would decode whatever is sent before anybody counts it, and `/mask` is 
 
 import asyncio
 import io
+import os
 import sys
 
 import mlflow
@@ -16,6 +17,7 @@ from mlflow.pyfunc import PyFuncModel, scoring_server
 
 from experiments.invocations import COLUMN, Invocation, Refused, check_content_type, check_pixels, read_invocation
 from experiments.registry import ModelInfo
+from seg.errors import UserError
 
 _INVOCATIONS = "/invocations"
 
@@ -26,12 +28,22 @@ def load_served_model(model: ModelInfo, uri: str) -> PyFuncModel:
     Args:
         model: the version.
         uri: of the store that has it.
+
+    Raises:
+        UserError: if the version holds pickled code.
     """
     # Else its own copy of `seg` would be passed over for the one that is imported here, which may be newer.
     for name in [name for name in sys.modules if name == "seg" or name.startswith("seg.")]:
         del sys.modules[name]
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     mlflow.set_tracking_uri(uri)
-    return mlflow.pyfunc.load_model(model.uri)
+    try:
+        return mlflow.pyfunc.load_model(model.uri)
+    except MlflowException as error:
+        reason = str(error).partition(". ")[0]
+        raise UserError(
+            f"{model.uri} must be a model that loads without pickles, got: {reason}; choose another."
+        ) from None
 
 
 def build_app(model: PyFuncModel) -> FastAPI:

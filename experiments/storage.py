@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.leases import Lease, locked
 from experiments.new_database import create_whole
+from experiments.passwords import hide
 from experiments.patience import PatientStorage, patiently
 from experiments.search import ArmSampler, SearchSpace, fingerprint, make_pruner, make_sampler, place, suggest
 from experiments.storage_connection import connect, open_storage, or_user_error, parse_url
@@ -271,7 +272,7 @@ class StudyStore:
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial as failed: one of this driver, or one that a dead driver left running."""
         trial_id = self._trial_id(number)
-        self._storage.set_trial_user_attr(trial_id, "reason", reason)
+        self._storage.set_trial_user_attr(trial_id, "reason", hide(reason))
         self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
         self._asked.pop(number, None)
 

@@ -11,6 +11,7 @@ import optuna
 import sqlalchemy
 
 from experiments.leases import Lease, connection_options
+from experiments.passwords import hide
 from experiments.patience import PatientStorage
 from seg.errors import UserError
 
@@ -39,7 +40,11 @@ def parse_url(url: str) -> sqlalchemy.URL:
 
 def displayed(url: str) -> str:
     """The storage's URL as it may be shown: without its password, and without options, which may hold one."""
-    return parse_url(url).set(query={}).render_as_string(hide_password=True)
+    return _shown(parse_url(url))
+
+
+def _shown(url: sqlalchemy.URL) -> str:
+    return hide(url.set(query={}).render_as_string(hide_password=True))
 
 
 def without_password(text: str, url: sqlalchemy.URL) -> str:
@@ -48,7 +53,7 @@ def without_password(text: str, url: sqlalchemy.URL) -> str:
     for secret in filter(None, secrets):
         for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
             text = text.replace(form, "***")
-    return text
+    return hide(text)
 
 
 def connect(url: sqlalchemy.URL, lease: Lease | None = None) -> optuna.storages.RDBStorage:
@@ -94,7 +99,7 @@ def or_user_error(url: sqlalchemy.URL, action: Callable[[], Result]) -> Result:
     Raises:
         UserError: if the storage does not answer. The message never shows a password.
     """
-    shown = url.set(query={}).render_as_string(hide_password=True)
+    shown = _shown(url)
     try:
         return action()
     except ImportError:

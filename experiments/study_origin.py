@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from experiments import storage_connection, tracking_uri
+from experiments import tracking_uri
 from experiments.environment import installed_versions
+from experiments.passwords import hide
 from seg.errors import UserError
 from seg.page import write_whole
 
@@ -73,6 +74,6 @@ def command_line(verb: str, parser: argparse.ArgumentParser, values: argparse.Na
     words = ["python", "-m", f"experiments.{verb}"]
     for name, value in vars(values).items():
         if value != parser.get_default(name):
-            words.append(f"--{name}={storage_connection.displayed(value) if name == 'storage' else value}")
+            words.append(f"--{name}={hide(str(value))}")
     line = shlex.join(words)
     return f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri.displayed(tracking))} {line}" if tracking else line

@@ -67,10 +67,11 @@ def train(
 ) -> dict[str, Any]:
     """Trains one model.
 
-    Leaves model.keras, model_summary.txt, history.csv, val_predictions.npz (`SplitPredictions`), panels, the panel of
-    one image for each epoch that was the best so far (`epoch_picture`), environment.json (`Environment`), and what it
-    returns as result.json.
+    Leaves model.keras, model_summary.txt, history.csv, learning_curves.png, val_predictions.npz (`SplitPredictions`),
+    panels, the panel of one image for each epoch that was the best so far (`epoch_picture`), environment.json
+    (`Environment`), and what it returns as result.json.
     """
+    from experiments.figures import learning_curves
     from seg.training.devices import make_strategy
     from seg.training.fit import fit
 
@@ -85,6 +86,8 @@ def train(
     model.summary(line_length=110, print_fn=lambda line, line_break=False: lines.append(line))
     _write(folder / "model_summary.txt", "\n".join(lines) + "\n")
     _write_table(folder / "history.csv", [field.name for field in fields(EpochReport)], map(astuple, result.history))
+    # Here and not in the driver, where it would be the larger part of what a trial costs.
+    learning_curves(result.history).savefig(folder / "learning_curves.png")
     _write_predictions(folder, model, manifest, "val", 0.5, result.batch_size, strategy)
     _write(folder / ENVIRONMENT, Environment.here(strategy).as_json())
     _write(folder / RESULT, json.dumps(asdict(result), indent=1) + "\n")
@@ -191,7 +194,7 @@ def _load(path: Path, strategy: "tf.distribute.Strategy") -> "keras.Model":
     import keras
 
     with strategy.scope():
-        return keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
 
 
 def _write_predictions(

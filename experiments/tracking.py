@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from experiments import tracking_uri
 from experiments.fenced_requests import fence_requests
 from experiments.new_database import create_whole
+from experiments.passwords import hide
 from experiments.run_description import RunRecord, as_text, common_tags, dataset_input, origin_tags, study_note
 from experiments.system_metrics import SystemMetrics
 from seg.config import TrainConfig
@@ -75,7 +76,7 @@ class Tracker:
             self._client = mlflow.MlflowClient(self.uri)
             self._find_experiment()
         except MlflowException as error:
-            reason = str(error).splitlines()[0]
+            reason = tracking_uri.without_secrets(str(error).splitlines()[0], self.uri)
             raise UserError(
                 f"the MLflow store {tracking_uri.displayed(self.uri)} must be usable, got: {reason}; "
                 "check its version and your rights."
@@ -254,7 +255,7 @@ class Tracker:
             reason: one line, becomes the tag `reason`.
             traceback: becomes the artifact `traceback.txt`.
         """
-        status = _STATUS[state]
+        status, reason, traceback = _STATUS[state], hide(reason), hide(traceback)
         if monitor := self._monitors.pop(run_id, None):
             monitor.stop()
         tags = {"state": state} | ({"pruned": "true"} if state == "pruned" else {})

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import requests
 import sqlalchemy
 
+from experiments.passwords import hide
 from seg.errors import UserError
 
 DEFAULT = "sqlite:///mlflow.db"
@@ -50,6 +51,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 def displayed(uri: str) -> str:
     """The URI as it may be printed: without user name and password."""
+    uri = hide(uri)
     parts = urlsplit(uri)
     if "@" not in parts.netloc:
         return uri
@@ -64,7 +66,7 @@ def without_secrets(text: str, uri: str) -> str:
         secrets |= {password, unquote(password or "")}
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
-    return text
+    return hide(text)
 
 
 def probe(uri: str) -> None:

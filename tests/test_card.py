@@ -216,7 +216,7 @@ def test_files(subject: Subject, curves: Path, tmp_path: Path) -> None:
 def test_the_command_has_every_option_and_no_password() -> None:
     values = argparse.Namespace(data="my data", storage="postgresql://ann:secret@host/db", trials=0)
     assert command("main", values) == (
-        "python -m experiments.main '--data=my data' --storage=postgresql://host/db --trials=0"
+        "python -m experiments.main '--data=my data' '--storage=postgresql://ann:***@host/db' --trials=0"
     )
 
 

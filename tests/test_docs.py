@@ -24,7 +24,7 @@ from experiments.tracking import Tracker
 from seg.data.demo import write_demo
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.M)
 SHELL, OTHER = ("sh", "bash"), ("python", "text")
 
@@ -50,6 +50,10 @@ ELSEWHERE = {
     "printf": "tests/test_serve.py::test_curl_as_documented",
     "python -c": "tests/test_serve.py::test_curl_as_documented",
     "mlflow server": "tests/test_tracking.py::test_a_real_server",
+    "docker compose": "tests/test_server_mode.py::test_a_study_through_it_writes_no_password",  # the same commands
+    "read": "tests/test_server_mode.py::test_a_study_through_it_writes_no_password",
+    "export MLFLOW_TRACKING_PASSWORD": "tests/test_server_mode.py::test_a_study_through_it_writes_no_password",
+    "export PGPASSWORD": "tests/test_server_mode.py::test_a_study_through_it_writes_no_password",
     "mlflow ui": "tests/test_tracking.py::test_a_real_server",  # the same server
     "export MLFLOW_TRACKING_URI": "tests/test_tracking.py::test_a_real_server",
     "python3 -m venv": _CI,  # which runs the README's second block

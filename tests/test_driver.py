@@ -51,7 +51,6 @@ def test_a_trial_is_recorded_from_start_to_end(setting):
         "log_metrics",
         "log_tags",
         "log_folder",
-        "log_figure",
         "end",
     ]
     assert calls[3]["metrics"] == {"best_val_dice": pytest.approx(0.508), "best_epoch": 2, "model_parameters": 1}
@@ -292,6 +291,9 @@ class TestTPE:
         assert "nothing new to try" in setting.output.getvalue()
 
 
+PROMISED = 20  # seconds between SIGTERM and the end of a settled driver, as batch systems grant them
+
+
 class Driver:
     """A driver in a process of its own."""
 
@@ -333,8 +335,10 @@ def test_an_interrupt_settles_everything(setting, number):
     driver = Driver(setting, trials=4, slots=2)
     workers = [worker_of(setting, trial) for trial in (1, 2)]
     driver.process.send_signal(number)
+    sent = time.monotonic()
     code, errors = driver.end()
     assert code == 130
+    assert time.monotonic() - sent < PROMISED
     assert "run the same command again and study 'losses' goes on where it stopped" in errors
     assert "Traceback" not in errors
     for worker in workers:
@@ -359,7 +363,9 @@ def test_ctrl_c_under_mlflow_run_settles_everything(setting):
     driver.process.send_signal(signal.SIGINT)
     time.sleep(1)
     driver.process.send_signal(signal.SIGTERM)
+    sent = time.monotonic()
     assert driver.end()[0] == 130
+    assert time.monotonic() - sent < PROMISED  # the worker that ignores the signal is killed
     assert setting.optuna_states() == ["WAITING"]
     assert setting.tracker.states() == {"run-losses": "cancelled", "run-losses-0": "waiting"}
 

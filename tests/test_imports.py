@@ -18,6 +18,7 @@ ONLY = {
         "experiments/tracking.py",
         "experiments/system_metrics.py",  # part of tracking
         "experiments/run_description.py",  # part of tracking
+        "experiments/launched_run.py",  # part of tracking
         "experiments/recorded_runs.py",  # part of tracking
         "experiments/registry.py",
         "experiments/saved_model.py",  # part of the registry

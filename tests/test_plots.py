@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.figures import learning_curves
 from experiments.plots import (
     as_svg,
     curves_by_trial,
     dice_by_arm,
-    learning_curves,
     optimisation_history,
     parameter_importance,
 )

@@ -10,13 +10,14 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from experiments import datasets, tracking_uri
+from experiments import datasets
 from experiments.card.content import Card
 from experiments.card.pictures import draw_calibration, draw_threshold_curve
 from experiments.card.render import as_markdown, write_card
 from experiments.card.sections import Subject, build_card
 from experiments.code_version import git_commit
 from experiments.finish import Finished
+from experiments.passwords import hide
 from experiments.registry import Registry
 from experiments.tracking import Tracker
 from seg.data.licence import stated_licences
@@ -65,9 +66,7 @@ def publish_card(
 
 def command(verb: str, values: argparse.Namespace) -> str:
     """The command line with every option in effect; passwords of addresses are left out."""
-    options = {name: str(value) for name, value in vars(values).items()}
-    if "storage" in options:
-        options["storage"] = tracking_uri.displayed(options["storage"])
+    options = {name: hide(str(value)) for name, value in vars(values).items()}
     words = ["python", "-m", f"experiments.{verb}", *(f"--{name}={value}" for name, value in options.items())]
     return shlex.join(words)
 

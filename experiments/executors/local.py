@@ -11,6 +11,7 @@ from pathlib import Path
 from experiments.executors.base import Executor
 from experiments.executors.process import WorkerProcess
 from experiments.jobs import Job, JobEnded, JobEvent, JobReported
+from experiments.passwords import without_secrets
 
 GRACE_SECONDS = 5.0
 """What a cancelled process gets between SIGTERM and SIGKILL."""
@@ -45,7 +46,7 @@ class LocalExecutor(Executor):
         return self._slots
 
     def submit(self, job: Job) -> None:
-        environment = dict(os.environ)
+        environment = without_secrets(os.environ)
         gpus = self._free_gpus.pop(0) if self._free_gpus else None
         if gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpus

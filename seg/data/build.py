@@ -202,10 +202,12 @@ def split_key(examples: Iterator[Example], exif: str) -> str:
 
 def _keep_rows(path: Path, rows: list[int]) -> None:
     """Rewrites a record file with some of its rows, one at a time."""
-    records = np.load(path, mmap_mode="r")
+    records = np.load(path, mmap_mode="r", allow_pickle=False)
     shorter = path.with_suffix(".shorter")
-    kept = np.lib.format.open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(len(rows), *records.shape[1:]))
-    for place, row in enumerate(rows):
-        kept[place] = records[row]
-    kept.flush()
+    shape = (len(rows), *records.shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(records.dtype), "fortran_order": False, "shape": shape}
+    with shorter.open("wb") as file:  # not through a memory map: on a full disk it would end the process with SIGBUS
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            file.write(records[row].tobytes())
     shorter.replace(path)

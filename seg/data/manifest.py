@@ -143,7 +143,7 @@ class Manifest:
 
     def records(self, split: str) -> np.ndarray:
         """The records of a split, shape (examples, image_size, image_size, 4), uint8, mapped from the file."""
-        return np.load(self.folder / f"{split}.npy", mmap_mode="r")
+        return np.load(self.folder / f"{split}.npy", mmap_mode="r", allow_pickle=False)
 
     def examples(self, split: str) -> Iterator[Example]:
         """The examples of a split, in the order of its records."""
