@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
+from experiments.objectives import pareto_front
 from experiments.search import WITHOUT_EFFECT, fingerprint
 from experiments.storage import StoredStudy, TrialRow
 from seg.config import TrainConfig
+from seg.training.result import ModelCost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,17 @@ def _arm_key(config: TrainConfig) -> str:
 def finished(rows: Sequence[TrialRow]) -> list[TrialRow]:
     """The trials that ran to their end and have a score."""
     return [row for row in rows if row.state == "finished" and row.config is not None and row.val_dice is not None]
+
+
+def costed(rows: Sequence[TrialRow]) -> list[tuple[TrialRow, ModelCost]]:
+    """The finished trials whose cost is known."""
+    return [(row, row.cost) for row in finished(rows) if row.cost is not None]
+
+
+def front(rows: Sequence[TrialRow]) -> list[tuple[TrialRow, ModelCost]]:
+    """The finished trials that no other one beats in Dice and latency together, the fastest first."""
+    found = costed(rows)
+    return [found[place] for place in pareto_front([(row.val_dice or 0.0, cost.latency_ms) for row, cost in found])]
 
 
 def _arm(values: dict[str, Any], members: Sequence[TrialRow]) -> Arm:

@@ -14,11 +14,14 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.new_database import create_whole
+from experiments.objectives import OBJECTIVES, is_single, objective_of, objective_values
 from experiments.search import ArmSampler, SearchSpace, fingerprint, make_pruner, make_sampler, place, suggest
+from experiments.selection import Selection
 from experiments.storage_connection import connect, open_storage, or_user_error, parse_url
 from experiments.study_lock import study_lock
 from seg.config import TrainConfig
 from seg.errors import UserError
+from seg.training.result import ModelCost
 
 _STATES = {
     TrialState.COMPLETE: "finished",
@@ -85,6 +88,7 @@ class TrialRow:
         seconds: from its last start to its end; None while it runs.
         deaths: how many of its processes died.
         curve: val_dice of each epoch that it reported, by epoch.
+        cost: of its model; None unless finished or pruned, and in studies of older versions.
     """
 
     number: int
@@ -96,6 +100,7 @@ class TrialRow:
     seconds: float | None
     deaths: int = 0
     curve: Mapping[int, float] = field(default_factory=dict)
+    cost: ModelCost | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +115,8 @@ class StoredStudy:
         run_id: of its MLflow run; None if it never got one.
         rows: every trial, by number.
         test_uses: when the test split was used, for which trials; the earliest first.
+        objective: what its trials are judged by.
+        selection: the trial that it registered last; None if it never did.
     """
 
     study: str
@@ -121,6 +128,8 @@ class StoredStudy:
     run_id: str | None
     rows: tuple[TrialRow, ...]
     test_uses: tuple[TestUse, ...] = ()
+    objective: str = "dice"
+    selection: Selection | None = None
 
 
 class StudyStore:
@@ -186,19 +195,30 @@ class StudyStore:
 
     def report(self, number: int, epoch: int, val_dice: float) -> bool:
         """Notes an epoch, unless it was noted before; returns False if the pruner wants the trial stopped."""
-        trial = self._asked[number]
-        if epoch not in self._storage.get_trial(self._trial_id(number)).intermediate_values:
+        trial, trial_id = self._asked[number], self._trial_id(number)
+        known = epoch in self._storage.get_trial(trial_id).intermediate_values
+        if not is_single(self._objective):  # Optuna's trials then know neither reports nor pruning; its storage does
+            if not known:
+                self._storage.set_trial_intermediate_value(trial_id, epoch, val_dice)
+            return True
+        if not known:
             trial.report(val_dice, epoch)
         return not trial.should_prune()
 
-    def complete(self, number: int, val_dice: float) -> None:
-        """Ends a trial as finished with a finite val_dice."""
+    def complete(self, number: int, val_dice: float, cost: ModelCost | None = None) -> None:
+        """Ends a trial as finished with a finite val_dice; a study that judges by cost takes that, too."""
         assert math.isfinite(val_dice)
-        self._study.tell(self._asked.pop(number), val_dice)
+        self._study.tell(self._costing(number, cost), objective_values(self._objective, val_dice, cost))
 
-    def prune(self, number: int) -> None:
+    def prune(self, number: int, cost: ModelCost | None = None) -> None:
         """Ends a trial as pruned; its last reported val_dice is its value."""
-        self._study.tell(self._asked.pop(number), state=TrialState.PRUNED)
+        self._study.tell(self._costing(number, cost), state=TrialState.PRUNED)
+
+    def _costing(self, number: int, cost: ModelCost | None) -> optuna.Trial:
+        trial = self._asked.pop(number)
+        if cost is not None:
+            trial.set_user_attr("cost", asdict(cost))
+        return trial
 
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial as failed: one of this driver, or one that a dead driver left running."""
@@ -210,19 +230,24 @@ class StudyStore:
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
+    @property
+    def _objective(self) -> str:
+        return objective_of(len(self._study.directions))
+
 
 def _row(trial: FrozenTrial) -> TrialRow:
-    config = trial.user_attrs.get("config")
+    config, cost = trial.user_attrs.get("config"), trial.user_attrs.get("cost")
     return TrialRow(
         number=trial.number,
         state=_STATES[trial.state],
         config=None if config is None else TrainConfig(**config),
-        val_dice=trial.value,
+        val_dice=trial.values[0] if trial.values else None,
         run_id=trial.user_attrs.get("run_id"),
         reason=trial.user_attrs.get("reason", ""),
         seconds=None if trial.duration is None else trial.duration.total_seconds(),
         deaths=trial.user_attrs.get("deaths", 0),
         curve=dict(sorted(trial.intermediate_values.items())),
+        cost=None if cost is None else ModelCost(**cost),
     )
 
 
@@ -252,6 +277,8 @@ def read_study(url: str, study: str) -> StoredStudy:
             run_id=stored.get("run_id"),
             rows=tuple(_row(trial) for trial in found.get_trials(deepcopy=False)),
             test_uses=tuple(TestUse(**use) for use in stored.get("test_uses", [])),
+            objective=objective_of(len(found.directions)),
+            selection=None if "selection" not in stored else Selection(**stored["selection"]),
         )
     finally:
         storage.engine.dispose()
@@ -273,6 +300,20 @@ def note_test_use(url: str, study: str, trial: int) -> None:
             held.callback(storage.engine.dispose)
             uses = [asdict(each) for each in (*before, use)]
             optuna.load_study(storage=storage, study_name=study).set_user_attr("test_uses", uses)
+
+
+def note_selection(url: str, study: str, selection: Selection) -> None:
+    """Notes which trial a study registers, in place of what was noted before.
+
+    Raises:
+        UserError: as `note_test_use`.
+    """
+    parsed = parse_url(url)
+    with ExitStack() as held:
+        or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, study)))
+        storage = connect(parsed)
+        held.callback(storage.engine.dispose)
+        optuna.load_study(storage=storage, study_name=study).set_user_attr("selection", asdict(selection))
 
 
 @contextmanager
@@ -335,7 +376,7 @@ def _create(url: sqlalchemy.URL, identity: StudyIdentity) -> tuple[optuna.storag
     study = optuna.create_study(
         storage=storage,
         study_name=identity.study,
-        direction="maximize",
+        directions=OBJECTIVES[identity.space.objective],
         load_if_exists=True,
         pruner=make_pruner(identity.space),
     )
@@ -355,7 +396,7 @@ def _check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
     }
     stored = study.user_attrs
     if "space" not in stored:  # written last: a driver that died before has asked no trial
-        if study.get_trials(deepcopy=False):
+        if study.get_trials(deepcopy=False) or len(study.directions) != len(OBJECTIVES[identity.space.objective]):
             raise UserError(f"study '{identity.study}' was not made by this program; use another study name.")
         for name, value in wanted.items():
             study.set_user_attr(name, value)
@@ -369,6 +410,7 @@ def _check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
     # A study from before a field was there was trained with the field's default.
     before = TrainConfig().as_dict() | stored["space"] | {"split": stored["split"], "sampler": stored["sampler"]}
     now = identity.space.as_dict() | {"split": identity.split, "sampler": identity.space.sampler}
+    before["objective"], now["objective"] = objective_of(len(study.directions)), identity.space.objective
     for name in now:
         if before.get(name) != now[name]:
             raise UserError(

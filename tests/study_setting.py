@@ -1,6 +1,6 @@
 """A study of fake tasks in a folder: what the driver's tests share. As a program it is a driver that can be killed.
 
-python -m tests.study_setting FOLDER TRIALS SLOTS [TRACKING_URI]
+python -m tests.study_setting FOLDER TRIALS SLOTS [TRACKING_URI [OBJECTIVE]]
 """
 
 import io
@@ -37,9 +37,9 @@ def make_manifest(folder: Path, key: str = "a" * 64, name: str = "demo", split: 
     )
 
 
-def make_space(sampler: str = "grid", **fields: Any) -> SearchSpace:
+def make_space(sampler: str = "grid", objective: str = "dice", **fields: Any) -> SearchSpace:
     base = TrainConfig(**{"image_size": 64, "depth": 3, "epochs": 2} | fields)
-    return SearchSpace(base=base, losses=("bce", "dice"), filters=(8, 16), sampler=sampler)
+    return SearchSpace(base=base, losses=("bce", "dice"), filters=(8, 16), sampler=sampler, objective=objective)
 
 
 class Setting:
@@ -81,7 +81,7 @@ class Setting:
         return [trial.state.name for trial in self.optuna_trials()]
 
 
-def main(folder: str, trials: str, slots: str, tracking_uri: str = "") -> int:
+def main(folder: str, trials: str, slots: str, tracking_uri: str = "", objective: str = "dice") -> int:
     setting = Setting(Path(folder))
     setting.output = sys.stderr
     limits = Limits(retries=1000) if tracking_uri else None
@@ -91,7 +91,10 @@ def main(folder: str, trials: str, slots: str, tracking_uri: str = "") -> int:
         setting.tracker = Tracker(tracking_uri, "survival")
     try:
         result = setting.run(
-            int(trials), slots=int(slots), limits=limits, space=make_space(epochs=8 if tracking_uri else 2)
+            int(trials),
+            slots=int(slots),
+            limits=limits,
+            space=make_space(objective=objective, epochs=8 if tracking_uri else 2),
         )
         if tracking_uri:
             setting.tracker.end(result.run_id, "finished")
