@@ -4,7 +4,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
@@ -21,6 +21,7 @@ class Arm:
 
     Attributes:
         values: the options that differ between the study's arms, by name.
+        base: where the arms are changes of one of them in one option each: the values of that one; else None.
         val_dice: of the finished trials, in the order of their numbers.
         by_seed: the same, by seed.
         trial_by_seed: their numbers, by seed.
@@ -31,6 +32,7 @@ class Arm:
     """
 
     values: dict[str, Any]
+    base: Mapping[str, Any] | None
     val_dice: tuple[float, ...]
     by_seed: Mapping[int, float]
     trial_by_seed: Mapping[int, int]
@@ -41,8 +43,11 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """What tells it from the others: `dice, filters 16`."""
-        ordered = sorted(self.values.items(), key=lambda option: option[0] != "loss")
+        """What tells it from the others: `dice, filters 16`; of changes of one arm, what is changed, or `base`."""
+        if self.base == self.values:
+            return "base"
+        told = {key: value for key, value in self.values.items() if self.base is None or self.base[key] != value}
+        ordered = sorted(told.items(), key=lambda option: option[0] != "loss")
         words = (_number(value) if key == "loss" else f"{key} {_number(value)}" for key, value in ordered)
         return ", ".join(words) or "the only arm"
 
@@ -68,9 +73,21 @@ def arms(rows: Sequence[TrialRow]) -> list[Arm]:
     for row in rows:
         if row.config is not None:
             grouped[tuple(getattr(row.config, name) for name in names)].append(row)
-    found = [_arm(dict(zip(names, values, strict=True)), members) for values, members in grouped.items()]
+    base = _base(names, list(grouped))
+    found = [_arm(dict(zip(names, values, strict=True)), base, members) for values, members in grouped.items()]
     seeds = shared_seeds(found)
     return sorted(found, key=lambda arm: _mean(arm, seeds), reverse=True)
+
+
+def _base(names: Sequence[str], arms: Sequence[tuple[Any, ...]]) -> dict[str, Any] | None:
+    """The values of the arm of which every other one is a change in one option, if two options are varied so."""
+    values = sum(len({arm[place] for arm in arms}) - 1 for place in range(len(names)))
+    if len(names) < 2 or len(arms) != values + 1:
+        return None
+    for base in arms:
+        if all(sum(ours != theirs for ours, theirs in zip(base, arm, strict=True)) <= 1 for arm in arms):
+            return dict(zip(names, base, strict=True))
+    return None
 
 
 def shared_seeds(arms: Sequence[Arm]) -> tuple[int, ...]:
@@ -144,11 +161,12 @@ def front(rows: Sequence[TrialRow]) -> list[tuple[TrialRow, ModelCost]]:
     return [found[place] for place in pareto_front([(row.val_dice or 0.0, cost.latency_ms) for row, cost in found])]
 
 
-def _arm(values: dict[str, Any], members: Sequence[TrialRow]) -> Arm:
+def _arm(values: dict[str, Any], base: Mapping[str, Any] | None, members: Sequence[TrialRow]) -> Arm:
     done = finished(members)
     seconds = [row.seconds for row in done if row.seconds is not None]
     return Arm(
         values=values,
+        base=base,
         val_dice=tuple(row.val_dice for row in done if row.val_dice is not None),
         by_seed={row.config.seed: row.val_dice for row in done if row.config and row.val_dice is not None},
         trial_by_seed={row.config.seed: row.number for row in done if row.config},
@@ -160,15 +178,16 @@ def _arm(values: dict[str, Any], members: Sequence[TrialRow]) -> Arm:
 
 
 def as_csv(rows: Sequence[TrialRow]) -> str:
-    """Every trial with its whole configuration, one per line."""
-    names = [field.name for field in fields(TrainConfig)]
+    """Every trial with its whole configuration and what it costs, one per line."""
+    names, costs = ([field.name for field in fields(kind)] for kind in (TrainConfig, ModelCost))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trial", "state", "val_dice", *names, "seconds", "run_id", "reason"])
+    table.writerow(["trial", "state", "val_dice", *names, "seconds", *costs, "run_id", "reason"])
     for row in rows:
         options = ["" if row.config is None else getattr(row.config, name) for name in names]
         seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-        table.writerow([row.number, row.state, row.val_dice, *options, seconds, row.run_id, row.reason])
+        cost = astuple(row.cost) if row.cost is not None else [""] * len(costs)
+        table.writerow([row.number, row.state, row.val_dice, *options, seconds, *cost, row.run_id, row.reason])
     return text.getvalue()
 
 

@@ -251,6 +251,9 @@ def _front(
         axes.plot(cost, dice, "o", color=_LOSS_COLOURS[row.config.loss], zorder=4, **shown)
         if selection is not None and row.number == selection.trial:
             axes.plot(cost, dice, "o", markersize=13, markerfacecolor="none", color=_INK, zorder=5)
+    least = _least(rows, selection)
+    if least is not None:
+        axes.axhline(least, color=_PALE_INK, linewidth=1, linestyle=(0, (5, 4)), zorder=2)
     _cost_scale(axes, list(costs.values()))
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     corners = [(points[front[0]][1], low)]
@@ -261,18 +264,15 @@ def _front(
     axes.plot(x, y, color=_INK, linewidth=1.2, zorder=3)
     axes.fill_between(x, y, low, color=_LINE, alpha=0.45, linewidth=0, zorder=0)
     axes.set(xlim=(left, right), ylim=(low, high))
-    least = _least(rows, selection)
-    if least is None:
-        return [corners]
-    axes.axhline(least, color=_PALE_INK, linewidth=1, linestyle=(0, (5, 4)), zorder=2)
-    return [corners, [(left, least), (right, least)]]
+    return [corners] if least is None else [corners, [(left, least), (right, least)]]
 
 
 def _least(rows: Sequence[TrialRow], selection: Selection | None) -> float | None:
     """The Dice from which on the one-standard-error rule takes a trial."""
     if selection is None or selection.standard_error is None:
         return None
-    return next((row.val_dice or 0.0 for row in rows if row.number == selection.best), 0.0) - selection.standard_error
+    best = next((row.val_dice for row in rows if row.number == selection.best), None)
+    return None if best is None else best - selection.standard_error
 
 
 def _names(rows: Sequence[TrialRow], points: Mapping[int, tuple[float, float]]) -> list[Name]:

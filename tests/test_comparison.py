@@ -1,9 +1,11 @@
 import csv
 import io
+from dataclasses import replace
 
 from experiments.comparison import arms, as_csv, as_markdown, varied
 from experiments.storage import TrialRow
 from seg.config import TrainConfig
+from seg.training.result import ModelCost
 
 
 def row(number, val_dice, state="finished", seconds=10.0, reason="", **options):
@@ -36,13 +38,28 @@ def test_arms_join_seeds_and_the_best_mean_comes_first():
     assert (bce_dice.mean, bce_dice.seconds, bce_dice.trials) == (None, None, 1)
 
 
+def test_changes_of_one_arm_are_named_by_what_they_change():
+    base = {"loss": "dice", "ema": 0.9, "augmentation": "square"}
+    changes = [{}, {"ema": 0.0}, {"augmentation": "none"}, {"augmentation": "flip"}]
+    rows = [row(number, 0.9 - number / 10, **base | change) for number, change in enumerate(changes)]
+    assert [arm.name for arm in arms(rows)] == ["base", "ema 0", "augmentation none", "augmentation flip"]
+    assert [arm.name for arm in arms(rows[::3])] == [
+        "augmentation square",
+        "augmentation flip",
+    ]  # one option: its values
+    factorial = [row(0, 0.4), row(1, 0.3, ema=0.9), row(2, 0.2, loss="dice"), row(3, 0.1, ema=0.9, loss="dice")]
+    assert [arm.name for arm in arms(factorial)] == ["bce, ema 0", "bce, ema 0.9", "dice, ema 0", "dice, ema 0.9"]
+
+
 def test_a_pruned_trial_is_no_score_of_its_arm():
     (arm,) = arms([row(0, 0.9, "pruned"), row(1, 0.5)])
     assert arm.val_dice == (0.5,)
 
 
 def test_csv_holds_every_trial_and_can_be_read_back():
-    table = list(csv.DictReader(io.StringIO(as_csv([*ROWS, EMPTY]))))
+    cost = ModelCost(parameters=5, multiply_adds=60, latency_ms=7.5, images_per_second=8.0)
+    table = list(csv.DictReader(io.StringIO(as_csv([replace(ROWS[0], cost=cost), *ROWS[1:], EMPTY]))))
+    assert [(entry["multiply_adds"], entry["latency_ms"]) for entry in table[:2]] == [("60", "7.5"), ("", "")]
     assert [entry["trial"] for entry in table] == ["0", "1", "2", "3", "4", "5"]
     assert (table[1]["val_dice"], table[1]["loss"], table[1]["seconds"]) == ("0.75", "dice", "20.0")
     assert (table[3]["val_dice"], table[3]["reason"]) == ("", 'killed, "by" SIGKILL')

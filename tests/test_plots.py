@@ -211,7 +211,7 @@ class TestTradeOff:
     ROWS = (
         priced(row(0, 0.5, filters=8), 2.0, 1000),
         priced(row(1, 0.7, filters=16), 4.0, 4000),
-        priced(row(2, 0.6, filters=16, loss="dice"), 5.0, 4000),
+        priced(row(2, 0.6, filters=4, loss="dice"), 5.0, 4000),
         priced(row(3, 0.8, filters=32), 9.0, 16000),
     )
 
@@ -227,7 +227,7 @@ class TestTradeOff:
             assert {text.get_text() for text in axes.texts} == {
                 "bce, filters 8",
                 "bce, filters 16",
-                "dice, filters 16",
+                "dice, filters 4",
                 "bce, filters 32",
             }
         labels = [text.get_text() for text in work.get_legend().get_texts()]
