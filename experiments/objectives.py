@@ -1,11 +1,15 @@
 """What a study's trials are judged by: Dice alone, or Dice against latency; and which of them nothing else beats."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from seg.errors import UserError
 from seg.training.result import ModelCost
 
-OBJECTIVES: Mapping[str, tuple[str, ...]] = {"dice": ("maximize",), "dice,latency": ("maximize", "minimize")}
+OBJECTIVES: Mapping[str, tuple[Literal["maximize", "minimize"], ...]] = {
+    "dice": ("maximize",),
+    "dice,latency": ("maximize", "minimize"),
+}
 """Optuna's directions of the values of a trial, by the option `objective`."""
 
 

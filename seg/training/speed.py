@@ -16,7 +16,7 @@ from seg.models.cost import multiply_adds
 from seg.training.result import ModelCost, TrainResult
 
 _SECONDS = 1.0  # of measuring, once per kind
-_REPEATS = (3, 30)  # at least, at most
+_REPEATS = (3, 200)  # at least, at most
 
 
 @dataclass(frozen=True, kw_only=True)
