@@ -34,6 +34,7 @@ def as_json(record: StudyRecord) -> str:
         "arms": [_arm(record, found, place) for place in found.result.order] if found else [],
         "differences": [_difference(found, pair) for pair in found.result.differences] if found else [],
         "winner": None if record.winner is None else {"trial": record.winner.number, "run_id": record.winner.run_id},
+        "selection": asdict(study.selection) if study.selection else None,
         "test": _test(record),
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"

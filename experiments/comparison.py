@@ -4,13 +4,15 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
+from experiments.objectives import pareto_front
 from experiments.search import WITHOUT_EFFECT, fingerprint
 from experiments.storage import StoredStudy, TrialRow
 from seg.config import TrainConfig
+from seg.training.result import ModelCost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,17 @@ def finished(rows: Sequence[TrialRow]) -> list[TrialRow]:
     return [row for row in rows if row.state == "finished" and row.config is not None and row.val_dice is not None]
 
 
+def costed(rows: Sequence[TrialRow]) -> list[tuple[TrialRow, ModelCost]]:
+    """The finished trials whose cost is known."""
+    return [(row, row.cost) for row in finished(rows) if row.cost is not None]
+
+
+def front(rows: Sequence[TrialRow]) -> list[tuple[TrialRow, ModelCost]]:
+    """The finished trials that no other one beats in Dice and latency together, the fastest first."""
+    found = costed(rows)
+    return [found[place] for place in pareto_front([(row.val_dice or 0.0, cost.latency_ms) for row, cost in found])]
+
+
 def _arm(values: dict[str, Any], base: Mapping[str, Any] | None, members: Sequence[TrialRow]) -> Arm:
     done = finished(members)
     seconds = [row.seconds for row in done if row.seconds is not None]
@@ -165,15 +178,16 @@ def _arm(values: dict[str, Any], base: Mapping[str, Any] | None, members: Sequen
 
 
 def as_csv(rows: Sequence[TrialRow]) -> str:
-    """Every trial with its whole configuration, one per line."""
-    names = [field.name for field in fields(TrainConfig)]
+    """Every trial with its whole configuration and what it costs, one per line."""
+    names, costs = ([field.name for field in fields(kind)] for kind in (TrainConfig, ModelCost))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trial", "state", "val_dice", *names, "seconds", "run_id", "reason"])
+    table.writerow(["trial", "state", "val_dice", *names, "seconds", *costs, "run_id", "reason"])
     for row in rows:
         options = ["" if row.config is None else getattr(row.config, name) for name in names]
         seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-        table.writerow([row.number, row.state, row.val_dice, *options, seconds, row.run_id, row.reason])
+        cost = astuple(row.cost) if row.cost is not None else [""] * len(costs)
+        table.writerow([row.number, row.state, row.val_dice, *options, seconds, *cost, row.run_id, row.reason])
     return text.getvalue()
 
 

@@ -137,7 +137,7 @@ def _remove_checkpoints(store: StudyStore, study: str, workspace: Path) -> None:
 def _parameters(space: SearchSpace) -> dict[str, object]:
     """What the study's own run shows as parameters: what cannot change when the study goes on."""
     lists = {name: ",".join(map(str, values)) for name, values in space.searched().items()}
-    return space.as_dict() | lists | {"sampler": space.sampler}
+    return space.as_dict() | lists | {"sampler": space.sampler, "objective": space.objective}
 
 
 def _tell(store: StudyStore, space: SearchSpace, trials: int, study: str, progress: Progress) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 
+from experiments.comparison import finished
 from experiments.executors.base import Executor
 from experiments.final_test import score_on_test
 from experiments.image_scores import SPLIT, ImageScores, read_scores, scores_on
@@ -15,11 +16,17 @@ from experiments.progress import describe
 from experiments.promotion import Decision, contend
 from experiments.registry import ModelInfo, Registry
 from experiments.search import SearchSpace
+from experiments.selection import BEST, SMALLEST, Selection, highest, smallest_within
+from experiments.split_predictions import SplitPredictions, predictions_file
 from experiments.storage import TrialRow
+from experiments.study_hold import note_selection
 from experiments.study_result import StudyResult, final_folder
 from experiments.tracking import Tracker
+from seg.crossed import standard_error
 from seg.data.appearance import measure_training_images
 from seg.data.manifest import Manifest
+from seg.errors import UserError
+from seg.training.image_score import group_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +34,7 @@ class Finished:
     """What `main` tells at the end.
 
     Attributes:
-        trial: number of the best trial.
+        selection: the trial that was scored and registered, and why it.
         arm: what distinguishes it, for people.
         config: its settings.
         folder: holds the files of its evaluation.
@@ -36,7 +43,7 @@ class Finished:
         decision: whether it is champion now, and why.
     """
 
-    trial: int
+    selection: Selection
     arm: str
     config: Mapping[str, Any]
     folder: Path
@@ -53,25 +60,35 @@ def finish(
     executor: Executor,
     values: argparse.Namespace,
 ) -> Finished:
-    """Evaluates and registers the best trial of a study.
+    """Evaluates and registers the trial that `select` chooses from a study.
 
     Raises:
-        UserError: if no trial finished, or the best one's model is gone.
-        JobFailed: if the evaluation fails.
+        UserError: if what `select` takes, or the chosen trial's model, is gone.
+        JobFailed: if no trial finished, or the evaluation fails.
     """
-    best = result.winner()
-    assert best.config is not None
-    assert best.run_id is not None
-    model = result.folder(best) / "model.keras"
+    selection = choose(values.select, result, manifest)
+    note_selection(values.storage, result.study, selection)
+    chosen = next(row for row in result.rows if row.number == selection.trial)
+    assert chosen.config is not None
+    model = result.folder(chosen) / "model.keras"
     folder = final_folder(model.parent)
-    evaluation = score_on_test(result, best, manifest, tracker, executor, values.storage, values.tta)
-    version = _register(best, model, evaluation, manifest, tracker, values.model_name)
+    evaluation = score_on_test(result, chosen, manifest, tracker, executor, values.storage, values.tta)
+    version = _register(chosen, model, evaluation, manifest, tracker, values.model_name)
     decision = _decide(version, folder, tracker, executor, values)
-    tracker.log_tags(result.run_id, {"best_trial": best.number, "model": version.uri, "champion": decision.promoted})
+    tracker.log_tags(
+        result.run_id,
+        {
+            "best_trial": selection.best,
+            "selected_trial": selection.trial,
+            "selected_because": selection.because,
+            "model": version.uri,
+            "champion": decision.promoted,
+        },
+    )
     return Finished(
-        trial=best.number,
-        arm=describe(best.config, space.base),
-        config=best.config.as_dict(),
+        selection=selection,
+        arm=describe(chosen.config, space.base),
+        config=chosen.config.as_dict(),
         folder=folder,
         evaluation=evaluation,
         version=version,
@@ -79,13 +96,49 @@ def finish(
     )
 
 
+def check_select(rule: str, manifest: Manifest) -> None:
+    """Refuses, before anything is trained, what could not be decided afterwards.
+
+    Raises:
+        UserError: if the validation split has no standard error.
+    """
+    if rule == BEST:
+        return
+    groups = _groups(manifest)
+    units = manifest.splits["val"].examples if groups is None else len(set(groups))
+    if units < 2:
+        raise UserError(
+            f"select={SMALLEST} takes validation images of two groups at least, or two images where no groups are "
+            f"known, got {units}; use select={BEST}."
+        )
+
+
+def choose(rule: str, result: StudyResult, manifest: Manifest) -> Selection:
+    """The trial to register, by the option `select`.
+
+    Raises:
+        JobFailed: if no trial finished.
+        UserError: if what the best trial predicts on validation is gone, or its cost is not known.
+    """
+    best = result.winner()
+    if rule == BEST:
+        return highest(best)
+    predictions = SplitPredictions.load(predictions_file(result.folder(best), "val"))
+    return smallest_within(best, finished(result.rows), standard_error(predictions.dice, _groups(manifest)))
+
+
+def _groups(manifest: Manifest) -> list[str] | None:
+    names = [example.group for example in manifest.examples("val")]
+    return group_names(names, range(len(names)))
+
+
 def _register(
-    best: TrialRow, model: Path, evaluation: Mapping[str, Any], manifest: Manifest, tracker: Tracker, name: str
+    trial: TrialRow, model: Path, evaluation: Mapping[str, Any], manifest: Manifest, tracker: Tracker, name: str
 ) -> ModelInfo:
-    assert best.run_id is not None
+    assert trial.run_id is not None
     image = manifest.records(SPLIT)[0, ..., 2::-1]  # OpenCV writes BGR
     return Registry(tracker.uri).register(
-        best.run_id,
+        trial.run_id,
         model,
         name,
         scores={score: interval["mean"] for score, interval in evaluation["scores"].items()},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments import audit, datasets, entry, presets
 from experiments.card.publish import publish_card
-from experiments.finish import Finished, finish
+from experiments.finish import Finished, check_select, finish
 from experiments.options import FIELDS, OPTIONS, parser
 from experiments.registry import check_name
 from experiments.report import note_origin, publish_page
@@ -38,7 +38,7 @@ GIVEN = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "model_name", *FIELDS, "tta"]
+    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "objective", "select", "model_name", *FIELDS, "tta"]
     return parser("main", __doc__, names, **GIVEN | presets.options(GIVEN))
 
 
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_name(values.model_name)
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
+    check_select(values.select, manifest)
     audited = Path(values.workspace) / "audits" / manifest.key
     audit.report(values, manifest, audited, sys.stderr)
     with hold_command(values.storage, values.study) as command, local_executor(values.slots) as executor:
@@ -72,12 +73,13 @@ def summary(finished: Finished, model_name: str) -> str:
     """The lines that a person reads at the end."""
     evaluation = finished.evaluation
     dice = evaluation["scores"]["dice"]
+    selection = finished.selection
     rows = [(f"Dice on {evaluation['examples']} test images", dice["mean"])]
     rows += [(f"  {name.replace('_', ' ')}", score) for name, score in evaluation["baselines"].items()]
     width = max(len(name) for name, _ in rows)
-    lines = [f"best: trial {finished.trial}, {finished.arm}"]
+    lines = [f"selected: trial {selection.trial}, {finished.arm}", f"  {selection.because}"]
     lines += [f"  {name:{width}}  {score:.3f}" for name, score in rows]
-    lines[1] += f"  (95 %: {dice['low']:.3f} to {dice['high']:.3f}), beside three that learned nothing:"
+    lines[2] += f"  (95 %: {dice['low']:.3f} to {dice['high']:.3f}), beside three that learned nothing:"
     lines += [
         f"registered: {model_name} version {finished.version.version}, {finished.decision.reason}",
         f'load:       mlflow.pyfunc.load_model("models:/{model_name}@champion")',

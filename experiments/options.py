@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.objectives import OBJECTIVES
 from experiments.passwords import hide
+from experiments.selection import BEST, RULES
 from seg.config import TrainConfig
 from seg.errors import UserError
 
@@ -130,6 +132,20 @@ _RUNNER = {
         choices=("grid", "tpe"),
         help="grid: every loss with every width, equal budgets; tpe: search them with learning_rate, depth and "
         "augmentation, pruning bad trials",
+    ),
+    "objective": Option(
+        type=str,
+        default="dice",
+        choices=tuple(OBJECTIVES),
+        help="what trials are judged by: dice, on validation; dice,latency, against each other, without pruning: "
+        "latency is the milliseconds of one image",
+    ),
+    "select": Option(
+        type=str,
+        default=BEST,
+        choices=RULES,
+        help="which trial is scored on test and registered: best, the best trial of the best arm; smallest-within-1se, "
+        "the fewest multiply-adds within one standard error of its validation Dice",
     ),
     "trials": Option(
         type=int,

@@ -8,18 +8,23 @@ import numpy as np
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-from experiments.comparison import finished, varied
-from experiments.figures import BLUE, GREEN, INK, PALE_INK, PURPLE, SKY, VERMILION, new_figure
+from experiments.comparison import arms, costed, finished, varied
+from experiments.figures import BLUE, GREEN, INK, LINE, PALE_INK, PURPLE, SKY, VERMILION, new_figure
+from experiments.label_places import Name, place_names
+from experiments.objectives import pareto_front
+from experiments.selection import Selection
 from experiments.storage import TrialRow
 from seg.config import LOSSES
 
 _LOSS_COLOURS = dict(zip(LOSSES, (BLUE, VERMILION, GREEN, PURPLE, SKY), strict=True))
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))  # by width, narrow to wide
 _FEWEST_FOR_IMPORTANCE = 4  # finished trials
+_LOG_FROM = 4.0  # times that the dearest trial costs what the cheapest does
+_MOST_NAMES, _LONGEST_NAME = 8, 30  # beyond, only trials on the front are named, and by their numbers
 
 
 def curves_by_trial(rows: Sequence[TrialRow], best: int | None = None, title: str = "") -> Figure:
@@ -166,6 +171,116 @@ def _distribution(values: Sequence[Any]) -> BaseDistribution:
     if len(numbers) == len(values):
         return FloatDistribution(min(numbers), max(numbers), log=True)
     return CategoricalDistribution(sorted(set(values), key=str))
+
+
+def trade_off(rows: Sequence[TrialRow], selection: Selection | None = None, title: str = "") -> Figure | None:
+    """val_dice against the milliseconds of one image, and against its multiply-adds; a point per finished trial.
+
+    The line is the front: the trials that no other one beats in both. None where fewer than two have a known cost.
+
+    Args:
+        rows: of the study.
+        selection: the trial to ring, and the line that its rule draws.
+        title: of the figure.
+    """
+    found = costed(rows)
+    if len(found) < 2:
+        return None
+    figure, (latency, work) = new_figure(2, width=11.0, title=title)
+    latency.set(xlabel="milliseconds for one image", ylabel="val_dice")
+    work.set(xlabel="multiply-adds for one image")
+    work.sharey(latency)
+    work.tick_params(labelleft=False)
+    by_panel = [
+        (latency, {row.number: cost.latency_ms for row, cost in found}),
+        (work, {row.number: float(cost.multiply_adds) for row, cost in found}),
+    ]
+    done = [row for row, _ in found]
+    lines = [_front(axes, done, costs, selection) for axes, costs in by_panel]
+    for loss in (loss for loss in LOSSES if any(row.config and row.config.loss == loss for row in done)):
+        work.plot([], [], "o", color=_LOSS_COLOURS[loss], label=loss)
+    work.plot([], [], color=INK, linewidth=1.2, label="front")
+    if selection is not None:
+        work.plot([], [], "o", markersize=11, markerfacecolor="none", color=INK, label="registered")
+        if selection.standard_error is not None:
+            below = "one standard error\nbelow the best"
+            work.plot([], [], color=PALE_INK, linewidth=1, linestyle=(0, (5, 4)), label=below)
+    _legend(work)
+    figure.draw_without_rendering()  # the names are placed in the final layout
+    for (axes, costs), drawn in zip(by_panel, lines, strict=True):
+        points = {row.number: (costs[row.number], row.val_dice or 0.0) for row in done}
+        place_names(axes, _names(done, points), list(points.values()), drawn)
+    return figure
+
+
+def _front(
+    axes: Axes, rows: Sequence[TrialRow], costs: Mapping[int, float], selection: Selection | None
+) -> list[list[tuple[float, float]]]:
+    """One panel without its names: the trials' Dice against what they cost. Returns the corners of its lines."""
+    points = [(row.val_dice or 0.0, costs[row.number]) for row in rows]
+    front = pareto_front(points)
+    axes.margins(x=0.14, y=0.16)  # room for the names
+    for place, ((dice, cost), row) in enumerate(zip(points, rows, strict=True)):
+        assert row.config is not None
+        shown: dict[str, Any] = {"alpha": 1.0 if place in front else 0.4, "markersize": 7, "markeredgewidth": 0}
+        axes.plot(cost, dice, "o", color=_LOSS_COLOURS[row.config.loss], zorder=4, **shown)
+        if selection is not None and row.number == selection.trial:
+            axes.plot(cost, dice, "o", markersize=13, markerfacecolor="none", color=INK, zorder=5)
+    least = _least(rows, selection)
+    if least is not None:
+        axes.axhline(least, color=PALE_INK, linewidth=1, linestyle=(0, (5, 4)), zorder=2)
+    _cost_scale(axes, list(costs.values()))
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    corners = [(points[front[0]][1], low)]
+    for place in front:
+        corners += [(points[place][1], corners[-1][1]), (points[place][1], points[place][0])]
+    corners.append((right, corners[-1][1]))
+    x, y = zip(*corners, strict=True)
+    axes.plot(x, y, color=INK, linewidth=1.2, zorder=3)
+    axes.fill_between(x, y, low, color=LINE, alpha=0.45, linewidth=0, zorder=0)
+    axes.set(xlim=(left, right), ylim=(low, high))
+    return [corners] if least is None else [corners, [(left, least), (right, least)]]
+
+
+def _least(rows: Sequence[TrialRow], selection: Selection | None) -> float | None:
+    """The Dice from which on the one-standard-error rule takes a trial."""
+    if selection is None or selection.standard_error is None:
+        return None
+    best = next((row.val_dice for row in rows if row.number == selection.best), None)
+    return None if best is None else best - selection.standard_error
+
+
+def _names(rows: Sequence[TrialRow], points: Mapping[int, tuple[float, float]]) -> list[Name]:
+    """Names the arms at their best trials, those on the front first; a search's long names are trials' numbers."""
+    order = [row.number for row in rows]
+    front = {order[place] for place in pareto_front([(points[number][1], points[number][0]) for number in order])}
+    found = arms(rows)
+    long = any(len(arm.name) > _LONGEST_NAME for arm in found)
+    anchors = []
+    for arm in found:
+        best = max(arm.trials_finished, key=lambda number: (number in front, points[number][1]))
+        anchors.append((best, f"trial {best}" if long else arm.name))
+    if len(anchors) > _MOST_NAMES:
+        anchors = [(best, name) for best, name in anchors if best in front]
+    return [
+        Name(
+            text=name,
+            x=points[best][0],
+            y=points[best][1],
+            upper=best in front,
+            colour=INK if best in front else PALE_INK,
+        )
+        for best, name in sorted(anchors, key=lambda anchor: anchor[0] not in front)
+    ]
+
+
+def _cost_scale(axes: Axes, costs: Sequence[float]) -> None:
+    """Logarithmic where costs are far apart; numbers as 20 M."""
+    if min(costs) > 0 and max(costs) / min(costs) >= _LOG_FROM:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter())
 
 
 def _name_baselines(axes: Axes, baselines: Mapping[str, float]) -> None:

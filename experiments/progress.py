@@ -1,5 +1,6 @@
 """Live progress of a study on stderr: one line that updates on a terminal, few plain lines elsewhere."""
 
+import math
 import shutil
 import sys
 import time
@@ -150,3 +151,10 @@ def duration(seconds: float) -> str:
         return f"{round(seconds)} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def short(count: float) -> str:
+    """A count of at least 0 with three digits: `45`, `1.23 M`, `789 G`."""
+    rounded = float(f"{count:.3g}")  # first, or 999,999 becomes 1000 k
+    prefix = max(0, math.floor(math.log10(rounded)) // 3) if rounded else 0
+    return f"{rounded / 1000**prefix:.3g} {' kMGTP'[prefix]}".strip()

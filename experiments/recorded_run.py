@@ -113,6 +113,7 @@ def read_result(text: str) -> TrainResult:
         UserError: if the text is anything else.
     """
     content = _object(text, RESULT)
+    content.pop("cost", None)  # it differs from run to run, and older runs have none
     known = {field.name for field in fields(TrainResult)}
     reports = content.get("history")
     if set(content) != known or not isinstance(reports, list) or not reports:

@@ -17,6 +17,7 @@ from experiments import entry
 from experiments.arms_json import as_json, comparison_metrics
 from experiments.code_version import git_commit
 from experiments.options import OPTIONS, parser
+from experiments.plots import trade_off
 from experiments.storage import read_study
 from experiments.study_origin import StudyOrigin, command_line, origin_file
 from experiments.study_page import study_page
@@ -54,12 +55,15 @@ def note_origin(
 
 
 def publish_page(study: str, storage: str, workspace: Path, tracker: Tracker) -> StudyRecord:
-    """Logs the page of a study, and the comparison of its arms, to its own run; returns what they are made of."""
+    """Logs the page of a study, the comparison of its arms and the trade-off to its own run; returns their record."""
     record = gather(read_study(storage, study), workspace)
     run_id = record.study.run_id
     assert run_id is not None
     tracker.log_text(run_id, _whole(study_page(record)), PAGE)
     tracker.log_text(run_id, as_json(record), COMPARISON)
+    figure = trade_off(record.rows, record.study.selection, f"Study {study}: what accuracy costs")
+    if figure is not None:
+        tracker.log_figure(run_id, figure, "trade_off.png")
     verdict = record.verdict
     tracker.log_tags(run_id, {"verdict": verdict.headline, "decided": verdict.decided})
     tracker.log_metrics(run_id, comparison_metrics(record))

@@ -1,14 +1,22 @@
 """What the run of one training shows when it is over, be it a trial of a study or a run of its own."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import epoch_picture
-from seg.training.result import EpochReport
+from seg.training.result import EpochReport, ModelCost
 
 if TYPE_CHECKING:  # it imports MLflow, which a study does not need
     from experiments.tracking import Tracker
+
+
+def cost_metrics(cost: ModelCost) -> dict[str, float]:
+    """The metrics of a cost under the names of docs/protocol.md."""
+    metrics = asdict(cost)
+    # The bare name is each epoch's.
+    return metrics | {"training_images_per_second": metrics.pop("images_per_second")}
 
 
 def publish_epoch(tracker: "Tracker", run_id: str, folder: Path, report: EpochReport) -> None:
@@ -24,10 +32,10 @@ def publish_training(tracker: "Tracker", run_id: str, folder: Path, result: Mapp
 
     Args:
         folder: of the job.
-        result: the fields of a TrainResult.
+        result: what the job returned (`experiments.tasks`).
     """
     best = {"best_val_dice": result["val_dice"], "best_epoch": result["best_epoch"]}
-    tracker.log_metrics(run_id, best | {"model_parameters": result["parameters"]})
+    tracker.log_metrics(run_id, best | cost_metrics(ModelCost(**result["cost"])))
     used = {"effective_batch_size": result["batch_size"], "replicas": result["replicas"]}
     tracker.log_tags(run_id, used | {"stop_reason": result["stop_reason"]})
     tracker.log_folder(run_id, folder)

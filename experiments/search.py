@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 
+from experiments.objectives import check_objective, is_single
 from seg.config import AUGMENTATIONS, LOSSES, TrainConfig
 from seg.errors import UserError
 
@@ -129,9 +130,11 @@ class SearchSpace:
             the number of arms repeats the arms with the next seed, so that arms are compared on the same seeds.
             `tpe`: searches loss, filters, learning_rate (a tenth to ten times the base's), depth (the base's, one less
             and one more, where image_size allows) and augmentation, with a median pruner.
+        objective: what trials are judged by (`experiments.objectives`). With two values nothing is pruned: Optuna's
+            pruners know one.
 
     Raises:
-        UserError: if sampler or design is unknown, or an arm is not a valid TrainConfig.
+        UserError: if sampler, design or objective is unknown, or an arm is not a valid TrainConfig.
     """
 
     base: TrainConfig
@@ -141,12 +144,14 @@ class SearchSpace:
     others: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     learning_rates: tuple[float, ...] = ()
     design: str = "factorial"
+    objective: str = "dice"
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got '{self.sampler}'.")
         if self.design not in DESIGNS:
             raise UserError(f"design must be one of {', '.join(DESIGNS)}, got '{self.design}'.")
+        check_objective(self.objective)
         self.arms()
 
     def arms(self) -> list[TrainConfig]:
@@ -242,6 +247,6 @@ def make_sampler(space: SearchSpace, trials_so_far: int) -> optuna.samplers.Base
 
 def make_pruner(space: SearchSpace) -> optuna.pruners.BasePruner:
     """A grid compares at equal budgets and prunes nothing; TPE stops what is below the median, after a warm-up."""
-    if space.sampler == "grid":
+    if space.sampler == "grid" or not is_single(space.objective):
         return optuna.pruners.NopPruner()
     return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, space.base.epochs // 4))

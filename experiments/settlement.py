@@ -17,6 +17,7 @@ from experiments.storage import StudyStore
 from experiments.study_result import checkpoint_folder
 from seg.config import TrainConfig
 from seg.errors import UserError
+from seg.training.result import ModelCost
 
 if TYPE_CHECKING:  # it imports MLflow, which a study does not need
     from experiments.tracking import Tracker
@@ -127,13 +128,14 @@ class Settlement:
         if not math.isfinite(val_dice):
             self.fail(running, "failed", f"val_dice of the best epoch is {val_dice}")
             return
+        cost = ModelCost(**result["cost"])
         publish_training(self._tracker, running.run_id, Path(running.job.folder), result)
         state: Literal["pruned", "finished"] = "pruned" if running.stopped else "finished"
         self._tracker.end(running.run_id, state)
         if running.stopped:
-            self._store.prune(running.number)
+            self._store.prune(running.number, cost)
         else:
-            self._store.complete(running.number, val_dice)
+            self._store.complete(running.number, val_dice, cost)
         self._forget_checkpoints(running)
         self.outcomes.append(None)
         self._progress.trial_ended(running.number, state, val_dice, "")

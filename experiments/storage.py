@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,14 +13,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.leases import Lease, locked
 from experiments.new_database import create_whole
+from experiments.objectives import OBJECTIVES, is_single, objective_of, objective_values
 from experiments.passwords import hide
 from experiments.patience import PatientStorage, patiently
 from experiments.search import ArmSampler, SearchSpace, fingerprint, make_pruner, make_sampler, place, suggest
+from experiments.selection import Selection
 from experiments.storage_connection import connect, open_storage, or_user_error, parse_url
 from experiments.study_identity import StudyIdentity, check_identity
 from experiments.study_lock import study_lock
 from seg.config import TrainConfig
 from seg.errors import UserError
+from seg.training.result import ModelCost
 
 Result = TypeVar("Result")
 
@@ -64,6 +67,7 @@ class TrialRow:
         deaths: how many of its processes died.
         driver: the lease (`experiments.leases`) of the driver that last ran it; empty on SQLite.
         curve: val_dice of each epoch that it reported, by epoch.
+        cost: of its model; None unless finished or pruned, and in studies of older versions.
     """
 
     number: int
@@ -76,6 +80,7 @@ class TrialRow:
     deaths: int = 0
     driver: str = ""
     curve: Mapping[int, float] = field(default_factory=dict)
+    cost: ModelCost | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,8 @@ class StoredStudy:
         run_id: of its MLflow run; None if it never got one.
         rows: every trial, by number.
         test_uses: when the test split was used, for which trials; the earliest first.
+        objective: what its trials are judged by.
+        selection: the trial that it registered last; None if it never did.
     """
 
     study: str
@@ -101,6 +108,8 @@ class StoredStudy:
     run_id: str | None
     rows: tuple[TrialRow, ...]
     test_uses: tuple[TestUse, ...] = ()
+    objective: str = "dice"
+    selection: Selection | None = None
 
 
 class StudyStore:
@@ -255,19 +264,30 @@ class StudyStore:
 
     def report(self, number: int, epoch: int, val_dice: float) -> bool:
         """Notes an epoch, unless it was noted before; returns False if the pruner wants the trial stopped."""
-        trial = self._asked[number]
-        if epoch not in self._storage.get_trial(self._trial_id(number)).intermediate_values:
+        trial, trial_id = self._asked[number], self._trial_id(number)
+        known = epoch in self._storage.get_trial(trial_id).intermediate_values
+        if not is_single(self._objective):  # Optuna's trials then know neither reports nor pruning; its storage does
+            if not known:
+                self._storage.set_trial_intermediate_value(trial_id, epoch, val_dice)
+            return True
+        if not known:
             trial.report(val_dice, epoch)
         return not trial.should_prune()
 
-    def complete(self, number: int, val_dice: float) -> None:
-        """Ends a trial as finished with a finite val_dice."""
+    def complete(self, number: int, val_dice: float, cost: ModelCost | None = None) -> None:
+        """Ends a trial as finished with a finite val_dice; a study that judges by cost takes that, too."""
         assert math.isfinite(val_dice)
-        self._study.tell(self._asked.pop(number), val_dice)
+        self._study.tell(self._costing(number, cost), objective_values(self._objective, val_dice, cost))
 
-    def prune(self, number: int) -> None:
+    def prune(self, number: int, cost: ModelCost | None = None) -> None:
         """Ends a trial as pruned; its last reported val_dice is its value."""
-        self._study.tell(self._asked.pop(number), state=TrialState.PRUNED)
+        self._study.tell(self._costing(number, cost), state=TrialState.PRUNED)
+
+    def _costing(self, number: int, cost: ModelCost | None) -> optuna.Trial:
+        trial = self._asked.pop(number)
+        if cost is not None:
+            trial.set_user_attr("cost", asdict(cost))
+        return trial
 
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial as failed: one of this driver, or one that a dead driver left running."""
@@ -279,20 +299,25 @@ class StudyStore:
     def _trial_id(self, number: int) -> int:
         return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
+    @property
+    def _objective(self) -> str:
+        return objective_of(len(self._study.directions))
+
 
 def _row(trial: FrozenTrial) -> TrialRow:
-    config = trial.user_attrs.get("config")
+    config, cost = trial.user_attrs.get("config"), trial.user_attrs.get("cost")
     return TrialRow(
         number=trial.number,
         state=_STATES[trial.state],
         config=None if config is None else TrainConfig(**config),
-        val_dice=trial.value,
+        val_dice=trial.values[0] if trial.values else None,
         run_id=trial.user_attrs.get("run_id"),
         reason=trial.user_attrs.get("reason", ""),
         seconds=None if trial.duration is None else trial.duration.total_seconds(),
         deaths=trial.user_attrs.get("deaths", 0),
         driver=trial.user_attrs.get("driver", ""),
         curve=dict(sorted(trial.intermediate_values.items())),
+        cost=None if cost is None else ModelCost(**cost),
     )
 
 
@@ -322,6 +347,8 @@ def read_study(url: str, study: str) -> StoredStudy:
             run_id=stored.get("run_id"),
             rows=tuple(_row(trial) for trial in found.get_trials(deepcopy=False)),
             test_uses=tuple(TestUse(**use) for use in stored.get("test_uses", [])),
+            objective=objective_of(len(found.directions)),
+            selection=None if "selection" not in stored else Selection(**stored["selection"]),
         )
     finally:
         storage.engine.dispose()
@@ -362,7 +389,7 @@ def _create(
         study = optuna.create_study(
             storage=storage,
             study_name=identity.study,
-            direction="maximize",
+            directions=OBJECTIVES[identity.space.objective],
             load_if_exists=True,
             pruner=make_pruner(identity.space),
         )

@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments import datasets, entry
+from experiments.comparison import front
 from experiments.driver import run_study
 from experiments.executors.base import Executor
 from experiments.executors.gpus import gpus_per_slot
 from experiments.executors.local import LocalExecutor
 from experiments.leases import Lease
+from experiments.objectives import is_single
 from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
 from experiments.progress import Progress
 from experiments.report import note_origin, publish_page
@@ -45,7 +47,7 @@ STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage", "retries", "t
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return parser("study", __doc__, [*datasets.OPTIONS, *STUDY_OPTIONS, *FIELDS], **LISTS)
+    return parser("study", __doc__, [*datasets.OPTIONS, *STUDY_OPTIONS, "objective", *FIELDS], **LISTS)
 
 
 def search_space(values: argparse.Namespace) -> SearchSpace:
@@ -56,7 +58,7 @@ def search_space(values: argparse.Namespace) -> SearchSpace:
     """
     losses, filters = parse_losses(values.loss), parse_filters(values.filters)
     base = train_config(values, loss=losses[0], filters=filters[0])
-    return SearchSpace(base=base, losses=losses, filters=filters, sampler=values.sampler)
+    return SearchSpace(base=base, losses=losses, filters=filters, sampler=values.sampler, objective=values.objective)
 
 
 def local_executor(slots: int) -> LocalExecutor:
@@ -122,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             publish_page(values.study, values.storage, Path(values.workspace), tracker)
             best = result.winner()
     print(f"best: trial {best.number}, val_dice {best.val_dice:.3f}, run {best.run_id}")
+    for row, cost in front(result.rows) if not is_single(space.objective) else ():
+        print(f"front: trial {row.number}, val_dice {row.val_dice:.3f}, {cost.latency_ms:.1f} ms, run {row.run_id}")
     return 0
 
 

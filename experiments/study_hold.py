@@ -9,6 +9,7 @@ import optuna
 import sqlalchemy
 
 from experiments.leases import LEASE_SECONDS, Lease, Role, locked
+from experiments.selection import Selection
 from experiments.storage import StudyStore, TestUse, TrialRow, read_study
 from experiments.storage_connection import open_storage, or_user_error, parse_url
 from experiments.study_lock import study_lock
@@ -95,6 +96,26 @@ def note_test_use(url: str, study: str, trial: int) -> None:
     Raises:
         UserError: as `read_study`, or if another driver holds the study (on SQLite; on PostgreSQL one at a time notes).
     """
+    with _noting(url, study) as noted:
+        before = read_study(url, study).test_uses
+        if trial not in [use.trial for use in before]:
+            use = TestUse(trial=trial, at=datetime.now(UTC).isoformat(timespec="seconds"))
+            noted.set_user_attr("test_uses", [asdict(each) for each in (*before, use)])
+
+
+def note_selection(url: str, study: str, selection: Selection) -> None:
+    """Notes which trial a study registers, in place of what was noted before.
+
+    Raises:
+        UserError: as `note_test_use`.
+    """
+    with _noting(url, study) as noted:
+        noted.set_user_attr("selection", asdict(selection))
+
+
+@contextmanager
+def _noting(url: str, study: str) -> Iterator[optuna.Study]:
+    """A study to note something on that nobody else notes meanwhile."""
     parsed = parse_url(url)
     with ExitStack() as held:
         storage = open_storage(url)
@@ -103,8 +124,4 @@ def note_test_use(url: str, study: str, trial: int) -> None:
             or_user_error(parsed, lambda: held.enter_context(study_lock(parsed, study)))
         else:
             held.enter_context(locked(storage.engine, study, bury=lambda: None))
-        before = read_study(url, study).test_uses
-        if trial not in [use.trial for use in before]:
-            use = TestUse(trial=trial, at=datetime.now(UTC).isoformat(timespec="seconds"))
-            uses = [asdict(each) for each in (*before, use)]
-            optuna.load_study(storage=storage, study_name=study).set_user_attr("test_uses", uses)
+        yield optuna.load_study(storage=storage, study_name=study)

@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 
+from experiments.objectives import OBJECTIVES, objective_of
 from experiments.search import SearchSpace
 from seg.config import TrainConfig
 from seg.errors import UserError
@@ -50,7 +51,7 @@ def check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
     }
     stored = study.user_attrs
     if "space" not in stored:  # written last: a driver that died before has asked no trial
-        if study.get_trials(deepcopy=False):
+        if study.get_trials(deepcopy=False) or len(study.directions) != len(OBJECTIVES[identity.space.objective]):
             raise UserError(f"study '{identity.study}' was not made by this program; use another study name.")
         for name, value in wanted.items():
             study.set_user_attr(name, value)
@@ -64,6 +65,7 @@ def check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
     # A study from before a field was there was trained with the field's default.
     before = TrainConfig().as_dict() | stored["space"] | {"split": stored["split"], "sampler": stored["sampler"]}
     now = identity.space.as_dict() | {"split": identity.split, "sampler": identity.space.sampler}
+    before["objective"], now["objective"] = objective_of(len(study.directions)), identity.space.objective
     for name in now:
         if before.get(name) != now[name]:
             raise UserError(

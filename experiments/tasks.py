@@ -46,8 +46,8 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
         report: hears of each epoch of training; training stops when it returns False.
 
     Returns:
-        for `train`, the fields of the TrainResult; for `evaluate`, what docs/protocol.md says of evaluation.json. Both
-        leave files in the job's folder; see docs/architecture.md.
+        for `train`, the fields of the TrainResult and, as `cost`, those of the ModelCost; for `evaluate`, what
+        docs/protocol.md says of evaluation.json. Both leave files in the job's folder; see docs/architecture.md.
     """
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +74,7 @@ def train(
     from experiments.figures import learning_curves
     from seg.training.devices import make_strategy
     from seg.training.fit import fit
+    from seg.training.speed import measure_cost
 
     settings = TrainConfig(**config)
     manifest = Manifest.load(Path(dataset))
@@ -90,8 +91,10 @@ def train(
     learning_curves(result.history).savefig(folder / "learning_curves.png")
     _write_predictions(folder, model, manifest, "val", 0.5, result.batch_size, strategy)
     _write(folder / ENVIRONMENT, Environment.here(strategy).as_json())
-    _write(folder / RESULT, json.dumps(asdict(result), indent=1) + "\n")
-    return asdict(result)
+    cost = measure_cost(model, manifest.records("val")[0, ..., :3], result)
+    content = asdict(result) | {"cost": asdict(cost)}
+    _write(folder / RESULT, json.dumps(content, indent=1) + "\n")
+    return content
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.recorded_runs import RecordedRun, RecordedStudy, RunReader
+from experiments.run_report import cost_metrics
 from experiments.storage import StoredStudy, TrialRow
 from experiments.study_result import checkpoint_folder, trial_folder
 from seg.data.manifest import Manifest
@@ -140,28 +141,28 @@ def _run_of(
             remedy="trust neither: train it again under another study name",
         )
     if row.state == "finished":
-        yield from _value(where, row, run)
+        yield from _values(where, row, run)
     if row.state in SETTLED:
         yield from _curve(where, row, run, reader)
 
 
-def _value(where: str, row: TrialRow, run: RecordedRun) -> Iterator[Disagreement]:
-    name = "best_val_dice"
-    value = row.val_dice
-    assert value is not None
-    if name not in run.metrics:
-        yield Disagreement(
-            where=where,
-            found=f"has the value {value:.6g} in Optuna, and its MLflow run has no {name}",
-            remedy="repair=yes logs it",
-            repair=methodcaller("log", run.run_id, {name: value}),
-        )
-    elif run.metrics[name] != value:
-        yield Disagreement(
-            where=where,
-            found=f"has the value {value:.6g} in Optuna and {name} {run.metrics[name]:.6g} in MLflow",
-            remedy="its folder's result.json says which is right; train it again, if in doubt",
-        )
+def _values(where: str, row: TrialRow, run: RecordedRun) -> Iterator[Disagreement]:
+    assert row.val_dice is not None
+    wanted = {"best_val_dice": row.val_dice} | (cost_metrics(row.cost) if row.cost is not None else {})
+    for name, value in wanted.items():
+        if name not in run.metrics:
+            yield Disagreement(
+                where=where,
+                found=f"has the value {value:.6g} in Optuna, and its MLflow run has no {name}",
+                remedy="repair=yes logs it",
+                repair=methodcaller("log", run.run_id, {name: value}),
+            )
+        elif run.metrics[name] != value:
+            yield Disagreement(
+                where=where,
+                found=f"has the value {value:.6g} in Optuna and {name} {run.metrics[name]:.6g} in MLflow",
+                remedy="its folder's result.json says which is right; train it again, if in doubt",
+            )
 
 
 def _curve(where: str, row: TrialRow, run: RecordedRun, reader: RunReader) -> Iterator[Disagreement]:

@@ -193,3 +193,19 @@ def by_group(table: NDArray[np.floating], groups: Sequence[str] | None) -> NDArr
     mean = observed.mean()
     sums = np.stack([np.bincount(places, weights=row - mean, minlength=len(names)) for row in observed])
     return mean + sums * (len(names) / observed.shape[1])
+
+
+def standard_error(scores: NDArray[np.floating], groups: Sequence[str] | None) -> float:
+    """Standard error of the mean over images, or over groups of images that were drawn whole.
+
+    Args:
+        scores: shape (images,).
+        groups: one name per image; None: every image is its own.
+
+    Raises:
+        UserError: if there are fewer than two images, or groups of them.
+    """
+    units = by_group(np.asarray(scores)[None], groups)[0]
+    if len(units) < 2:
+        raise UserError(f"a standard error needs two images or groups of images at least, got {len(units)}.")
+    return float(units.std(ddof=1) / math.sqrt(len(units)))

@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.jobs import Job, epoch_picture
 from seg.errors import UserError
-from seg.training.result import EpochReport, TrainResult
+from seg.training.result import EpochReport, ModelCost, TrainResult
 
 
 def dice_of(config: dict[str, Any]) -> float:
@@ -25,6 +25,12 @@ def dice_of(config: dict[str, Any]) -> float:
     return (
         0.5 + 0.1 * ["bce", "dice", "bce_dice"].index(config["loss"]) + config["filters"] / 1000 + config["seed"] / 1e4
     )
+
+
+def cost_of(config: dict[str, Any]) -> ModelCost:
+    """The made-up cost of a configuration: wider is larger and slower, and the loss does not matter."""
+    filters = config["filters"]
+    return ModelCost(parameters=1, multiply_adds=1000 * filters, latency_ms=filters / 2, images_per_second=10.0)
 
 
 def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def _train(
         model="model.keras",
         history=tuple(history),
     )
-    return asdict(result)
+    return asdict(result) | {"cost": asdict(cost_of(config))}
 
 
 def _restore(checkpoints: str | None) -> list[EpochReport]:

@@ -1,6 +1,6 @@
 """A study of fake tasks in a folder: what the driver's tests share. As a program it is a driver that can be killed.
 
-python -m tests.study_setting FOLDER TRIALS SLOTS [TRACKING_URI [STORAGE LEASE_SECONDS]]
+python -m tests.study_setting FOLDER TRIALS SLOTS [TRACKING_URI [STORAGE LEASE_SECONDS [OBJECTIVE]]]
 """
 
 import io
@@ -39,9 +39,9 @@ def make_manifest(folder: Path, key: str = "a" * 64, name: str = "demo", split: 
     )
 
 
-def make_space(sampler: str = "grid", **fields: Any) -> SearchSpace:
+def make_space(sampler: str = "grid", objective: str = "dice", **fields: Any) -> SearchSpace:
     base = TrainConfig(**{"image_size": 64, "depth": 3, "epochs": 2} | fields)
-    return SearchSpace(base=base, losses=("bce", "dice"), filters=(8, 16), sampler=sampler)
+    return SearchSpace(base=base, losses=("bce", "dice"), filters=(8, 16), sampler=sampler, objective=objective)
 
 
 class Setting:
@@ -83,7 +83,15 @@ class Setting:
         return [trial.state.name for trial in self.optuna_trials()]
 
 
-def main(folder: str, trials: str, slots: str, tracking_uri: str = "", storage: str = "", seconds: str = "60") -> int:
+def main(
+    folder: str,
+    trials: str,
+    slots: str,
+    tracking_uri: str = "",
+    storage: str = "",
+    seconds: str = "60",
+    objective: str = "dice",
+) -> int:
     setting = Setting(Path(folder))
     setting.storage = storage or setting.storage
     setting.output = sys.stderr
@@ -92,7 +100,7 @@ def main(folder: str, trials: str, slots: str, tracking_uri: str = "", storage: 
         from experiments.tracking import Tracker
 
         setting.tracker = Tracker(tracking_uri, os.environ.get("MLFLOW_EXPERIMENT_NAME", "survival"))
-    space = make_space(epochs=8 if tracking_uri or storage else 2)
+    space = make_space(objective=objective, epochs=8 if tracking_uri or storage else 2)
     try:
         with hold_command(setting.storage, setting.study, float(seconds)) as command:
             result = setting.run(int(trials), slots=int(slots), limits=limits, space=space, lease=command.lease)

@@ -21,6 +21,7 @@ from experiments.card.sections import Subject, build_card
 from experiments.finish import Finished
 from experiments.promotion import Decision
 from experiments.registry import ModelInfo
+from experiments.selection import Selection
 from experiments.tracking import Tracker
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
@@ -237,7 +238,7 @@ def test_publish(folder: Path, manifest: Manifest, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(publish.datasets, "export_folder", lambda values: tmp_path)
     monkeypatch.setattr(publish, "stated_licences", lambda data: ("CC0",))
     finished = Finished(
-        trial=0,
+        selection=Selection(trial=0, rule="best", best=0, standard_error=None, because="it is the best"),
         arm="bce",
         config=asdict(TrainConfig()),
         folder=folder,

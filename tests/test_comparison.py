@@ -1,9 +1,11 @@
 import csv
 import io
+from dataclasses import replace
 
 from experiments.comparison import arms, as_csv, as_markdown, varied
 from experiments.storage import TrialRow
 from seg.config import TrainConfig
+from seg.training.result import ModelCost
 
 
 def row(number, val_dice, state="finished", seconds=10.0, reason="", **options):
@@ -55,7 +57,9 @@ def test_a_pruned_trial_is_no_score_of_its_arm():
 
 
 def test_csv_holds_every_trial_and_can_be_read_back():
-    table = list(csv.DictReader(io.StringIO(as_csv([*ROWS, EMPTY]))))
+    cost = ModelCost(parameters=5, multiply_adds=60, latency_ms=7.5, images_per_second=8.0)
+    table = list(csv.DictReader(io.StringIO(as_csv([replace(ROWS[0], cost=cost), *ROWS[1:], EMPTY]))))
+    assert [(entry["multiply_adds"], entry["latency_ms"]) for entry in table[:2]] == [("60", "7.5"), ("", "")]
     assert [entry["trial"] for entry in table] == ["0", "1", "2", "3", "4", "5"]
     assert (table[1]["val_dice"], table[1]["loss"], table[1]["seconds"]) == ("0.75", "dice", "20.0")
     assert (table[3]["val_dice"], table[3]["reason"]) == ("", 'killed, "by" SIGKILL')

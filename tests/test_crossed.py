@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seg.crossed import CrossedMean, Variances, by_group
+from seg.crossed import CrossedMean, Variances, by_group, standard_error
 from seg.errors import UserError
 
 
@@ -122,3 +122,19 @@ def test_copies_in_a_group_add_nothing():
 def test_other_groups_are_refused():
     with pytest.raises(UserError, match="the group of each of the 3 images, got 2"):
         by_group(np.zeros((2, 3)), ["a", "b"])
+
+
+def test_standard_error_by_hand():
+    # Of 1, 0, 1, 0: variance 4 · 0.25 / 3 = 1/3, of the mean a quarter of that.
+    assert standard_error(np.array([1.0, 0.0, 1.0, 0.0]), None) == pytest.approx((1 / 12) ** 0.5)
+    # In two groups, of mean 1 and 0: variance 0.5, of the mean half of that. Images alone would say 0.289.
+    assert standard_error(np.array([1.0, 0.0, 1.0, 0.0]), ["a", "b", "a", "b"]) == pytest.approx(0.5)
+    # Groups of 3 and 1 image, of mean 1 and 0: residuals 3 · (1 - 0.75) = 0.75 and -0.75, doubled and by 4 images
+    # 0.375 and -0.375: variance 0.28125, of the mean half of that.
+    assert standard_error(np.array([1.0, 1.0, 1.0, 0.0]), ["a", "a", "a", "b"]) == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize(("scores", "groups"), [([0.5], None), ([0.5, 0.7], ["a", "a"])])
+def test_no_standard_error_of_one_unit(scores, groups):
+    with pytest.raises(UserError, match="a standard error needs two images or groups of images at least, got 1"):
+        standard_error(np.array(scores), groups)

@@ -53,7 +53,14 @@ def test_a_trial_is_recorded_from_start_to_end(setting):
         "log_folder",
         "end",
     ]
-    assert calls[3]["metrics"] == {"best_val_dice": pytest.approx(0.508), "best_epoch": 2, "model_parameters": 1}
+    assert calls[3]["metrics"] == {
+        "best_val_dice": pytest.approx(0.508),
+        "best_epoch": 2,
+        "parameters": 1,
+        "multiply_adds": 8000,
+        "latency_ms": 4.0,
+        "training_images_per_second": 10.0,
+    }
     assert calls[5]["files"] == ["epochs.txt", "log.txt", "model.keras"]
     assert setting.tracker.states() == {"run-losses": "running", "run-losses-0": "finished"}
 

@@ -8,16 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.figures import learning_curves
+from experiments.label_places import Name, place_names
 from experiments.plots import (
     as_svg,
     curves_by_trial,
     dice_by_arm,
     optimisation_history,
     parameter_importance,
+    trade_off,
 )
+from experiments.selection import Selection
 from experiments.storage import TrialRow
 from seg.config import TrainConfig
-from seg.training.result import EpochReport
+from seg.training.result import EpochReport, ModelCost
 
 
 def as_png(figure):
@@ -36,6 +39,11 @@ def row(number, val_dice=0.5, state="finished", **options):
         reason="",
         seconds=10.0,
     )
+
+
+def priced(trial, latency_ms, multiply_adds):
+    cost = ModelCost(parameters=1, multiply_adds=multiply_adds, latency_ms=latency_ms, images_per_second=1.0)
+    return replace(trial, cost=cost)
 
 
 def history(*scores):
@@ -151,10 +159,16 @@ def test_no_importance_where_there_is_nothing_to_tell(rows):
 )
 def test_any_study_can_be_plotted(trials):
     rows = [
-        row(number, None if state in ("failed", "running", "waiting") else score, state, loss=loss, filters=filters)
+        priced(
+            row(
+                number, None if state in ("failed", "running", "waiting") else score, state, loss=loss, filters=filters
+            ),
+            latency_ms=filters / 4,
+            multiply_adds=filters**2,
+        )
         for number, (state, score, loss, filters) in enumerate(trials)
     ]
-    for plot in (dice_by_arm, optimisation_history, parameter_importance):
+    for plot in (dice_by_arm, optimisation_history, parameter_importance, trade_off):
         figure = plot(rows)
         assert figure is None or as_png(figure).startswith(b"\x89PNG")
 
@@ -191,3 +205,91 @@ def test_svg():
     content = as_svg(curves_by_trial([]))
     assert content.startswith(b"<?xml")
     assert b"</svg>" in content
+
+
+class TestTradeOff:
+    ROWS = (
+        priced(row(0, 0.5, filters=8), 2.0, 1000),
+        priced(row(1, 0.7, filters=16), 4.0, 4000),
+        priced(row(2, 0.6, filters=4, loss="dice"), 5.0, 4000),
+        priced(row(3, 0.8, filters=32), 9.0, 16000),
+    )
+
+    def test_points_front_and_names(self):
+        figure = trade_off(self.ROWS, title="what accuracy costs")
+        latency, work = figure.axes
+        points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in latency.lines if line.get_marker() == "o"]
+        assert points == [(2.0, 0.5), (4.0, 0.7), (5.0, 0.6), (9.0, 0.8)]
+        for axes, costs in ((latency, (2.0, 4.0, 9.0)), (work, (1000, 4000, 16000))):
+            corners = next(line for line in axes.lines if len(line.get_xdata()) > 2)
+            assert set(costs) <= set(corners.get_xdata())
+            assert [dice for dice in corners.get_ydata() if dice in (0.5, 0.7, 0.8)] == [0.5, 0.5, 0.7, 0.7, 0.8, 0.8]
+            assert {text.get_text() for text in axes.texts} == {
+                "bce, filters 8",
+                "bce, filters 16",
+                "dice, filters 4",
+                "bce, filters 32",
+            }
+        labels = [text.get_text() for text in work.get_legend().get_texts()]
+        assert labels == ["bce", "dice", "front"]
+        assert is_drawn(figure)
+
+    def test_the_registered_trial_and_the_line_of_its_rule(self):
+        chosen = Selection(trial=1, rule="smallest-within-1se", best=3, standard_error=0.125, because="")
+        figure = trade_off(self.ROWS, chosen)
+        for axes, cost in zip(figure.axes, (4.0, 4000), strict=True):
+            (ring,) = (line for line in axes.lines if line.get_markersize() == 13)
+            assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (cost, 0.7)
+            assert any(list(line.get_ydata()) == [0.675, 0.675] for line in axes.lines)  # 0.8 - 0.125
+        labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+        assert labels == ["bce", "dice", "front", "registered", "one standard error\nbelow the best"]
+
+    def test_the_best_has_no_such_line(self):
+        chosen = Selection(trial=3, rule="best", best=3, standard_error=None, because="")
+        labels = [text.get_text() for text in trade_off(self.ROWS, chosen).axes[1].get_legend().get_texts()]
+        assert labels == ["bce", "dice", "front", "registered"]
+
+    def test_of_many_arms_those_on_the_front_are_named(self):
+        rows = [priced(row(number, 0.5, filters=8 + number), 2.0 + number, 1000 + number) for number in range(12)]
+        assert [text.get_text() for text in trade_off(rows).axes[0].texts] == ["filters 8"]
+
+    def test_a_searchs_trials_have_numbers(self):
+        rows = [
+            priced(
+                row(
+                    number,
+                    0.5 + number / 10,
+                    learning_rate=0.01 / (number + 3),
+                    depth=3 + number,
+                    dropout=0.1 * number,
+                    weight_decay=0.01 + number,
+                ),
+                2.0 + number,
+                1000,
+            )
+            for number in range(2)
+        ]
+        assert {text.get_text() for text in trade_off(rows).axes[0].texts} == {"trial 0", "trial 1"}
+
+    @pytest.mark.parametrize("rows", [[], [row(0), row(1)], [priced(row(0), 1.0, 1), row(1)]])
+    def test_fewer_than_two_known_costs(self, rows):
+        assert trade_off(rows) is None
+
+
+def test_names_cover_neither_each_other_nor_points_nor_lines():
+    figure = learning_curves(history(0.2, 0.75, 0.7))
+    axes = figure.axes[1]
+    points = [(1.0, 0.2), (1.05, 0.22), (2.0, 0.75), (2.98, 0.7)]
+    names = [Name(text="a name", x=x, y=y, upper=place % 2 == 0, colour="black") for place, (x, y) in enumerate(points)]
+    line = [(1.0, 0.0), (1.0, 0.2), (3.0, 0.2)]
+    figure.draw_without_rendering()
+    place_names(axes, names, points, [line])
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 4
+    frame = axes.get_window_extent()
+    assert all(frame.contains(*box.min) and frame.contains(*box.max) for box in boxes)
+    for place, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[place + 1 :])
+        assert not any(box.contains(*axes.transData.transform(point)) for point in points)
+        middle = axes.transData.transform((1.0, 0.2))[1]
+        assert not box.y0 < middle < box.y1

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from experiments.progress import Progress, describe, duration
+from experiments.progress import Progress, describe, duration, short
 from seg.config import TrainConfig
 from seg.training.result import EpochReport
 
@@ -108,3 +108,19 @@ def test_jobs_at_once_are_counted(monkeypatch):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (45, "45"),
+        (999, "999"),
+        (1234, "1.23 k"),
+        (999_999, "1 M"),
+        (45_600_000, "45.6 M"),
+        (7.89e11, "789 G"),
+    ],
+)
+def test_short(count, text):
+    assert short(count) == text

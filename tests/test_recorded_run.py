@@ -64,6 +64,7 @@ class TestResult:
     def test_comes_back(self) -> None:
         made = result(0.5, 0.6)
         assert read_result(json.dumps(asdict(made))) == made
+        assert read_result(json.dumps(asdict(made) | {"cost": {"latency_ms": 1.0}})) == made
 
     @pytest.mark.parametrize("text", ["", "null", "{}", "[" * 100_000])
     def test_what_is_none(self, text: str) -> None:

@@ -10,6 +10,7 @@ from experiments.jobs import Job, JobEnded
 from experiments.progress import Progress
 from experiments.settlement import Limits, Running, Settlement
 from seg.config import TrainConfig
+from seg.training.result import ModelCost
 from tests import fake_tasks
 from tests.recording_tracker import RecordingTracker
 
@@ -20,8 +21,8 @@ class RecordingStore:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def complete(self, number: int, val_dice: float) -> None:
-        self.calls.append(("complete", number, val_dice))
+    def complete(self, number: int, val_dice: float, cost: ModelCost) -> None:
+        self.calls.append(("complete", number, val_dice, cost.latency_ms))
 
     def requeue(self, number: int, deaths: int) -> None:
         self.calls.append(("requeue", number, deaths))
@@ -42,7 +43,7 @@ def test_a_result_outweighs_a_deadline(tmp_path: Path, timed_out: bool) -> None:
     store, tracker = RecordingStore(), RecordingTracker(tmp_path / "calls.jsonl")
     settlement = Settlement(store, tracker, progress, Limits(trial_timeout=1))  # type: ignore[arg-type]
     assert not settlement.settle(trial, JobEnded(job=trial.job, state="finished", result=result))
-    assert store.calls == [("complete", 0, pytest.approx(0.508))]
+    assert store.calls == [("complete", 0, pytest.approx(0.508), 4.0)]
 
 
 def test_a_deadline_without_a_result(tmp_path: Path) -> None:

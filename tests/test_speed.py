@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from seg.training import speed
-from seg.training.speed import measure_speed
+from seg.training.result import EpochReport, ModelCost, TrainResult
+from seg.training.speed import measure_cost, measure_speed
 
 
 def test_speed_is_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +31,46 @@ def test_a_machine_without_proc_has_a_name(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(speed.Path, "read_text", refuse)
     assert "core" in speed.machine()
+
+
+def result(*images_per_second: float) -> TrainResult:
+    history = tuple(
+        EpochReport(epoch=epoch, train_loss=1.0, val_loss=1.0, val_dice=0.5, images_per_second=speed, seconds=1.0)
+        for epoch, speed in enumerate(images_per_second, start=1)
+    )
+    return TrainResult(
+        stop_reason="epochs",
+        best_epoch=1,
+        val_dice=0.5,
+        parameters=28,
+        replicas=1,
+        batch_size=5,
+        model="model.keras",
+        history=history,
+    )
+
+
+def test_cost_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "_median_seconds", lambda call: 0.25)
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(1, 3)])
+    image = np.zeros((16, 16, 3), np.uint8)
+    # 14×14 pixels of output, 3×3 of 3 channels each. The first epoch warms up; of 10 and 30, the median is 20.
+    expected = ModelCost(parameters=28, multiply_adds=14 * 14 * 27, latency_ms=250.0, images_per_second=20.0)
+    assert measure_cost(model, image, result(2.0, 10.0, 30.0)) == expected
+    assert measure_cost(model, image, result(2.0)).images_per_second == 2.0  # better than nothing
+
+
+def test_latency_is_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    class Shape(keras.layers.Layer):
+        def call(self, images: object) -> object:
+            shapes.append(tuple(images.shape))  # type: ignore[attr-defined]
+            return images
+
+    monkeypatch.setattr(speed, "_SECONDS", 0.01)
+    image = keras.Input((16, 16, 3))
+    model = keras.Model(image, Shape()(image))
+    shapes.clear()
+    assert measure_cost(model, np.zeros((16, 16, 3), np.uint8), result(1.0)).latency_ms > 0
+    assert set(shapes) == {(1, 16, 16, 3)}

@@ -10,7 +10,10 @@ from experiments.storage import open_study, read_study
 from experiments.storage_connection import open_storage
 from experiments.study_identity import StudyIdentity
 from seg.errors import UserError
+from seg.training.result import ModelCost
 from tests.study_setting import make_space
+
+COST = ModelCost(parameters=10, multiply_adds=200, latency_ms=3.5, images_per_second=40.0)
 
 
 def make_identity(study: str = "losses", **changes) -> StudyIdentity:
@@ -45,7 +48,7 @@ def test_settled_trials_come_back_as_rows(tmp_path):
             store.ask(arm)
         store.set_run(0, "run-0")
         assert store.report(0, 1, 0.25)
-        store.complete(0, 0.5)
+        store.complete(0, 0.5, COST)
         store.report(1, 1, 0.125)
         store.prune(1)
         store.fail(2, "killed")
@@ -57,6 +60,7 @@ def test_settled_trials_come_back_as_rows(tmp_path):
         assert [row.config for row in rows] == arms
         assert (rows[0].run_id, rows[2].reason, rows[3].seconds) == ("run-0", "killed", None)
         assert rows[0].seconds >= 0
+        assert [row.cost for row in rows] == [COST, None, None, None]
         store.fail(3, "abandoned")
         assert store.trials()[3].state == "failed"
 

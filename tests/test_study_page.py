@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from experiments import report
+from experiments.arms_json import as_json
 from experiments.comparison import winner
+from experiments.selection import Selection
 from experiments.split_predictions import SplitPredictions, predictions_file
 from experiments.storage import StoredStudy, TestUse, TrialRow, open_study
 from experiments.study_identity import StudyIdentity
@@ -27,6 +29,7 @@ from experiments.tracking import Tracker
 from seg.config import ARCHITECTURES, TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
+from seg.training.result import ModelCost
 from tests.study_setting import make_space
 from tests.test_page import Read
 from tests.tiny import write_tiny
@@ -43,6 +46,12 @@ EVALUATION = {
 }
 
 
+COSTS = tuple(
+    ModelCost(parameters=1234, multiply_adds=size * 1_000_000, latency_ms=size / 2, images_per_second=20.0)
+    for size in (20, 56)
+)
+
+
 def trial(number: int, loss: str, val_dice: float | None, **changes: object) -> TrialRow:
     row = TrialRow(
         number=number,
@@ -53,6 +62,7 @@ def trial(number: int, loss: str, val_dice: float | None, **changes: object) -> 
         reason="",
         seconds=90.0,
         curve={1: 0.2, 2: val_dice or 0.1},
+        cost=None if val_dice is None else COSTS[number % 2],
     )
     return replace(row, **changes)
 
@@ -78,8 +88,6 @@ def write_workspace(folder: Path, file_name: str = "test/0.png", finding: str = 
         assert row.run_id is not None
         job = trial_folder(folder, "unet", row.number, row.run_id)
         job.mkdir(parents=True)
-        (job / "history.csv").write_text("epoch,images_per_second\n1,10\n2,30\n3,20\n")
-        (job / "result.json").write_text(json.dumps({"parameters": 1234}))
         save_predictions(dataset, job, "val", threshold)
     final = final_folder(job)
     final.mkdir()
@@ -151,7 +159,8 @@ class TestPage:
             "Where the best two arms disagree",
             "Image by image",
             "What the audit found in the data",
-            "Trials and what they cost",
+            "What accuracy costs",
+            "Every trial",
             "python -m experiments.main --data='my scans'",
         ]
         places = [text.find(part) for part in told]
@@ -192,9 +201,51 @@ class TestPage:
     def test_cost(self, page: str) -> None:
         table = page[page.index('id="trials"') : page.index('id="provenance"')]
         assert "2 finished, 1 failed; 4 min of training in total" in table  # 3 · 90 s
-        # Trial, loss, state, val_dice, epochs, parameters, the median speed, time.
-        assert Read(table).text.count("finished0.75031,23420.02 min") == 1
+        # Trial, loss, state, val_dice, epochs, parameters, multiply-adds, milliseconds, images per second, time.
+        assert Read(table).text.count("finished0.75021,23456 M28.020.02 min") == 1
         assert "killed by SIGKILL" in table
+
+    def test_what_accuracy_costs(self, page: str) -> None:
+        text = Read(page[page.index('id="costs"') : page.index('id="trials"')]).text
+        # The wide one scores higher, and the narrow one is faster.
+        assert (
+            "No other trial beats these in validation Dice and latency together: 0 (0.500, 10.0 ms), 1 (0.750" in text
+        )
+        assert "Registered" not in text
+        assert 'alt="Validation Dice of every trial against its latency' in page
+
+    def test_a_trial_that_was_registered_for_its_cost(self, record: StudyRecord, tmp_path: Path) -> None:
+        workspace = tmp_path / "chosen"
+        shutil.copytree(record.workspace, workspace)
+        final = next(workspace.glob("studies/unet/final_0001_*"))
+        final.rename(final.with_name("final_0000_aaaaaaaa"))
+        chosen = Selection(trial=0, rule="smallest-within-1se", best=1, standard_error=0.5, because="it is <small>")
+        found = gather(replace(record.study, selection=chosen), workspace)
+        assert found.scored == found.shown == found.rows[0]
+        assert found.winner == found.rows[1]
+        text = Read(study_page(found)).text
+        for part in (
+            "Registered: trial 0 (select=smallest-within-1se), because it is <small>.",
+            "Trial 0 was registered: it is <small>.",
+            "trial 0's test Dice",
+            "On 5 test images, which no trial saw, trial 0 has a Dice of 0.750",
+            "What the registered trial sees",
+        ):
+            assert part in text
+        assert json.loads(as_json(found))["selection"]["trial"] == 0
+
+    def test_a_registered_trial_that_was_not_scored(self, record: StudyRecord) -> None:
+        """A process that died between the two."""
+        chosen = Selection(trial=0, rule="smallest-within-1se", best=1, standard_error=0.5, because="it is small")
+        found = gather(replace(record.study, selection=chosen), record.workspace)
+        assert found.scored == found.winner == found.rows[1]
+        assert "Registered: trial 0" in Read(study_page(found)).text
+
+    def test_trials_of_an_older_version_have_no_cost(self, record: StudyRecord) -> None:
+        rows = tuple(replace(row, cost=None) for row in record.study.rows)
+        text = Read(study_page(replace(record, study=replace(record.study, rows=rows)))).text
+        assert "Fewer than two finished trials have a known cost." in text
+        assert "–: trials of an older version, whose cost was not measured." in text
 
     def test_what_was_run(self, page: str) -> None:
         text = Read(page).text
@@ -240,7 +291,7 @@ class TestMissing:
         for part in (
             "The best trial was not scored on the test split",
             "The dataset is no longer in the workspace",
-            "The best trial's files are no longer in the workspace.",
+            "The trial's files are no longer in the workspace.",
             "No predictions on this dataset's validation split are left of trial 1 and 0.",
             "was not scored image by image",
             "This dataset was not audited",
@@ -267,9 +318,7 @@ class TestMissing:
         shutil.rmtree(next(workspace.glob("studies/unet/final_*")))
         assert "Best, median and worst of the 7 images of val." in study_page(gather(record.study, workspace))
 
-    @pytest.mark.parametrize(
-        "pattern", ["*/evaluation.json", "*/per_image.csv", "*/history.csv", "*/result.json", "*/*.npz", "study_*.json"]
-    )
+    @pytest.mark.parametrize("pattern", ["*/evaluation.json", "*/per_image.csv", "*/*.npz", "study_*.json"])
     @pytest.mark.parametrize("content", ["", "[]"])
     def test_damaged_files(self, record: StudyRecord, tmp_path: Path, pattern: str, content: str) -> None:
         shutil.copytree(record.workspace / "studies", tmp_path / "studies")

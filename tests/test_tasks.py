@@ -52,6 +52,16 @@ class TestTrain:
         assert json.loads(json.dumps(result))["stop_reason"] == "epochs"
         assert len(reports) == len(result["history"]) == 2
 
+    def test_cost(self, trained: tuple[Path, dict[str, Any], list[EpochReport]]) -> None:
+        folder, result, reports = trained
+        cost = result["cost"]
+        assert json.loads((folder / "result.json").read_text(encoding="utf-8"))["cost"] == cost
+        assert cost["parameters"] == result["parameters"]
+        assert cost["images_per_second"] == reports[1].images_per_second
+        # filters 2, depth 1, 16×16: as in test_cost.py, with four times the pixels.
+        assert cost["multiply_adds"] == 4 * (64 * 9 * 10 + 16 * 9 * 24 + 64 * 8 + 64 * 9 * 12 + 64 * 2)
+        assert 0 < cost["latency_ms"] < 60_000
+
     def test_files(self, trained: tuple[Path, dict[str, Any], list[EpochReport]]) -> None:
         folder, result, reports = trained
         assert (folder / result["model"]).exists()

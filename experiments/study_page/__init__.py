@@ -4,7 +4,7 @@ from pathlib import Path
 
 from experiments.study_page.answer import answer, question
 from experiments.study_page.comparing import compared, curves
-from experiments.study_page.cost import cost
+from experiments.study_page.cost import cost, trade
 from experiments.study_page.data import data
 from experiments.study_page.pairs import pairs
 from experiments.study_page.per_image import per_image
@@ -22,7 +22,8 @@ _CONTENTS = {
     "disagreements": "Disagreements",
     "images": "Images",
     "audit": "Audit",
-    "trials": "Cost",
+    "costs": "Cost",
+    "trials": "Trials",
     "provenance": "Run again",
 }
 
@@ -40,6 +41,7 @@ def study_page(record: StudyRecord) -> Html:
         disagreements(record),
         per_image(record),
         data(record),
+        trade(record),
         cost(record),
         provenance(record),
         element(

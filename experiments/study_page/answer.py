@@ -81,7 +81,10 @@ def _test(record: StudyRecord) -> Iterator[str]:
         yield "The best trial was not scored on the test split; main and compare do that, study does not."
         return
     assert record.scored is not None
-    if record.scored != record.winner:
+    if record.scored != record.winner and record.scored == record.shown:
+        assert record.study.selection is not None
+        yield f"Trial {record.scored.number} was registered: {record.study.selection.because}."
+    elif record.scored != record.winner:
         yield (
             f"The test split was used for trial {record.scored.number} and is not used again: the best trial is now "
             f"{record.winner.number}, which has no test score."
@@ -122,7 +125,9 @@ def _bars(record: StudyRecord) -> Iterator[Html]:
     if record.evaluation is None:
         return
     dice = record.evaluation["scores"]["dice"]
-    lines = [_bar("best trial", dice["mean"], dice)]
+    assert record.scored is not None
+    scored = "best trial" if record.scored == record.winner else f"trial {record.scored.number}"
+    lines = [_bar(scored, dice["mean"], dice)]
     for name, label in _BASELINES.items():
         if name in record.evaluation["baselines"]:
             lines.append(_bar(label, record.evaluation["baselines"][name], None))

@@ -20,12 +20,12 @@ _DISAGREEMENTS = 4
 
 
 def overlays(record: StudyRecord) -> Html:
-    """The winner's best, median and worst image: of the test split, else of validation."""
-    title = "What the best trial sees"
-    if record.winner is None:
+    """Best, median and worst image of the registered trial, else the winner: of the test split, else of validation."""
+    title = "What the best trial sees" if record.shown == record.winner else "What the registered trial sees"
+    if record.shown is None:
         return section("overlays", title, note("No trial finished."))
     for split in ("test", "val"):
-        found = record.predictions(record.winner, split)
+        found = record.predictions(record.shown, split)
         if found is not None and record.manifest is not None:
             chosen = quantiles(found.dice, record.manifest.records(split)[..., 3])
             names = file_names(record.manifest, split, chosen.values())
@@ -39,7 +39,7 @@ def overlays(record: StudyRecord) -> Html:
             )
             told = f"Best, median and worst of the {len(found.dice):,} images of {split}."
             return section("overlays", title, words(told), _legend(), *shown)
-    return section("overlays", title, *_old_panels(record, record.winner))
+    return section("overlays", title, *_old_panels(record, record.shown))
 
 
 def disagreements(record: StudyRecord) -> Html:
@@ -140,9 +140,9 @@ def _legend() -> Html:
     return element("p", "In the difference: ", *keys, class_="legend")
 
 
-def _old_panels(record: StudyRecord, winner: TrialRow) -> Iterator[Html]:
+def _old_panels(record: StudyRecord, shown: TrialRow) -> Iterator[Html]:
     """The pictures that every version leaves, where there are no predictions to draw."""
-    folder = record.folder(winner)
+    folder = record.folder(shown)
     folders = [] if folder is None else [("test", final_folder(folder)), ("val", folder)]
     for split, candidate in folders:
         panels = {name: cv2.imread(str(candidate / "panels" / f"{name}_0.png")) for name in ("best", "worst")}
@@ -153,4 +153,4 @@ def _old_panels(record: StudyRecord, winner: TrialRow) -> Iterator[Html]:
                 yield element("div", picture(panel, f"{name} image of {split}"), class_="drawing")
             yield note(f"No predictions of the {split} split are left, so the median image cannot be drawn.")
             return
-    yield note("The best trial's files are no longer in the workspace.")
+    yield note("The trial's files are no longer in the workspace.")

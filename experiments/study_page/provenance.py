@@ -23,7 +23,8 @@ def provenance(record: StudyRecord) -> Html:
             )
         )
     study, manifest = record.study, record.manifest
-    settings = {name: _text(value) for name, value in study.settings.items()} | {"sampler": study.sampler}
+    settings = {name: _text(value) for name, value in study.settings.items()}
+    settings |= {"sampler": study.sampler, "objective": study.objective}
     data = {"dataset": study.dataset_name, "key": study.dataset_key, "split": study.split}
     if manifest is not None:
         data |= {
@@ -49,6 +50,7 @@ def _command(line: str) -> Html:
 
 def _likely(record: StudyRecord) -> str:
     options = {"data": record.study.dataset_name, "study": record.study.study, "sampler": record.study.sampler}
+    options |= {"objective": record.study.objective} if record.study.objective != "dice" else {}
     settings = dict(record.study.settings)
     others = [name for name, value in settings.items() if isinstance(value, list) and name not in _STUDIED]
     if others:

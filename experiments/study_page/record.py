@@ -40,21 +40,6 @@ class ImageRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingCost:
-    """What a trial took.
-
-    Attributes:
-        epochs: that it trained.
-        images_per_second: the median over its epochs.
-        parameters: weights of the model; None in files of older versions.
-    """
-
-    epochs: int
-    images_per_second: float
-    parameters: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudyRecord:
     """A study and its files.
 
@@ -64,7 +49,8 @@ class StudyRecord:
         winner: the best trial of the best arm; None if none finished.
         compared: the arms of a grid beside each other; None where that cannot be done.
         missing: why it cannot.
-        scored: the trial that was scored on the test split: the winner, unless the study went on since; None if none.
+        scored: the trial that was scored on the test split: the selected one, else the winner, unless the study went
+            on since; None if none.
         evaluation: its scores (`experiments.tasks`), and `validation_dice`, at the same threshold; None as `scored`.
         images: the same per image, in the order of the records.
         audit: content of audit.json; None if the dataset was not audited.
@@ -91,6 +77,11 @@ class StudyRecord:
         return tuple(speaking(self.study))
 
     @property
+    def shown(self) -> TrialRow | None:
+        """The trial that stands for the study: the one that was registered, else the winner."""
+        return _selected(self.study) or self.winner
+
+    @property
     def verdict(self) -> Verdict:
         """What the arms say."""
         return judge(self.rows, self.study.sampler, self.compared, self.missing)
@@ -109,11 +100,6 @@ class StudyRecord:
     def predictions(self, row: TrialRow, split: str) -> SplitPredictions | None:
         """What a trial predicts on a split (of the test split, the winner only); None unless it fits the dataset."""
         return _predictions(self.folder(row), self.manifest, split)
-
-    def cost(self, row: TrialRow) -> TrainingCost | None:
-        """What a trial took; None where it left no history."""
-        folder = self.folder(row)
-        return None if folder is None else optional(lambda: _cost(folder))
 
     def baselines(self, split: str) -> dict[str, float]:
         """Scores of what learned nothing; empty where the dataset is gone."""
@@ -155,15 +141,20 @@ def gather(study: StoredStudy, workspace: Path) -> StudyRecord:
 
 
 def _scored(study: StoredStudy, result: StudyResult) -> tuple[TrialRow | None, Mapping[str, Any] | None]:
-    """The trial whose test scores are there, and they: the winner, else the last that the test split was used for."""
+    """The trial whose test scores are there, and they: the selected one, the winner, else the last one scored."""
     numbered = {row.number: row for row in study.rows}
-    candidates = [result.best, *(numbered.get(use.trial) for use in reversed(study.test_uses))]
+    candidates = [_selected(study), result.best, *(numbered.get(use.trial) for use in reversed(study.test_uses))]
     for row in candidates:
         if row is not None and (folder := _folder(result, row)) is not None:
             found = optional(lambda folder=folder: _evaluation(final_folder(folder) / "evaluation.json"))  # type: ignore[misc]
             if found is not None:
                 return row, found
     return None, None
+
+
+def _selected(study: StoredStudy) -> TrialRow | None:
+    chosen = study.selection
+    return next((row for row in study.rows if chosen is not None and row.number == chosen.trial), None)
 
 
 def _folder(result: StudyResult, row: TrialRow) -> Path | None:
@@ -238,14 +229,6 @@ def _audit(path: Path) -> dict[str, Any]:
         for entry in found["findings"]
     ]
     return {"key": str(found["key"]), "findings": findings}
-
-
-def _cost(folder: Path) -> TrainingCost:
-    speeds = sorted(float(row["images_per_second"]) for row in _table(folder / "history.csv"))
-    if not speeds:
-        raise ValueError("no epoch")
-    parameters = optional(lambda: int(json.loads((folder / "result.json").read_text(encoding="utf-8"))["parameters"]))
-    return TrainingCost(epochs=len(speeds), images_per_second=speeds[len(speeds) // 2], parameters=parameters)
 
 
 def _table(path: Path) -> Sequence[Mapping[str, str]]:

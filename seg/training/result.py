@@ -25,6 +25,24 @@ class EpochReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelCost:
+    """What a trained model costs.
+
+    Attributes:
+        parameters: number of weights.
+        multiply_adds: multiplications, each with an addition, of the convolutions for one image of the training size.
+        latency_ms: median milliseconds of one image alone, from its pixels at the training size to the logits, on the
+            device that trained; on several, on the first.
+        images_per_second: of training, validation not counted; median over the epochs after the first, which warms up.
+    """
+
+    parameters: int
+    multiply_adds: int
+    latency_ms: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """The outcome of one training run.
 

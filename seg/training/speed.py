@@ -1,4 +1,4 @@
-"""How fast a model is on this machine, from an image of the training size to its probabilities."""
+"""What a model costs on this machine, from an image of the training size to its logits."""
 
 import os
 import platform
@@ -12,8 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from seg.models.cost import multiply_adds
+from seg.training.result import ModelCost, TrainResult
+
 _SECONDS = 1.0  # of measuring, once per kind
-_REPEATS = (3, 30)  # at least, at most
+_REPEATS = (3, 200)  # at least, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +42,28 @@ def measure_speed(model: keras.Model, images: np.ndarray) -> Speed:
     Args:
         images: `(batch, image_size, image_size, 3)` uint8, the batch to time.
     """
-    call = tf.function(lambda batch: model(batch, training=False))
-    batch = tf.constant(images.astype(np.float32))
-    one = batch[:1]
     return Speed(
         machine=machine(),
         batch_size=len(images),
-        images_per_second=len(images) / _median_seconds(lambda: call(batch).numpy()),
-        latency_ms=1000 * _median_seconds(lambda: call(one).numpy()),
+        images_per_second=len(images) / _seconds_for(model, images),
+        latency_ms=1000 * _seconds_for(model, images[:1]),
+    )
+
+
+def measure_cost(model: keras.Model, image: np.ndarray, result: TrainResult) -> ModelCost:
+    """What a trained model costs; times it for about a second.
+
+    Args:
+        model: that training left.
+        image: `(image_size, image_size, 3)` uint8, any of the dataset.
+        result: of its training.
+    """
+    warm = result.history[1:] or result.history
+    return ModelCost(
+        parameters=result.parameters,
+        multiply_adds=multiply_adds(model),
+        latency_ms=1000 * _seconds_for(model, image[None]),
+        images_per_second=statistics.median(report.images_per_second for report in warm),
     )
 
 
@@ -65,6 +82,12 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _seconds_for(model: keras.Model, images: np.ndarray) -> float:
+    call = tf.function(lambda batch: model(batch, training=False))
+    batch = tf.constant(images.astype(np.float32))
+    return _median_seconds(lambda: call(batch).numpy())
 
 
 def _median_seconds(call: Callable[[], object]) -> float:
