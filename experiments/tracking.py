@@ -6,25 +6,24 @@ Every call names its run: MLflow's active run is process-wide state that a study
 
 import math
 import os
-import re
+import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import format_exc
 from typing import TYPE_CHECKING, Any, Literal
 
 import mlflow
-from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import (
-    MLFLOW_PARENT_RUN_ID,
-    MLFLOW_RUN_NOTE,
-)
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from experiments import tracking_uri
-from experiments.new_database import create_whole
+from experiments.operations import Operation, new_key, trial_key
+from experiments.recorder import Recorder
 from experiments.run_description import RunRecord, as_text, common_tags, dataset_input, origin_tags, study_note
 from experiments.system_metrics import SystemMetrics
 from seg.config import TrainConfig
@@ -44,8 +43,7 @@ _STATUS: dict[State, str] = {
     "cancelled": "FAILED",
     "waiting": "SCHEDULED",
 }
-# A tag that MLflow's page reads and its Python has no name for; without it, it opens on tools for language models.
-_EXPERIMENT_KIND = "mlflow.experimentKind"
+_ATTEMPTS = 3  # to create a run, each after a look whether the one before did
 
 
 class Tracker:
@@ -69,12 +67,9 @@ class Tracker:
         tracking_uri.probe(self.uri)
         self._monitors: dict[str, SystemMetrics] = {}
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+        self._recorder = Recorder(self.uri)
         try:
-            if database := tracking_uri.sqlite_path(self.uri):
-                create_whole(database, _create_tables)
-            # On a server, the first call creates the schema, before any other process can race for it.
-            self._client = mlflow.MlflowClient(self.uri)
-            self._find_experiment()
+            self._recorder.find_experiment(self._experiment)
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -107,10 +102,9 @@ class Tracker:
             UserError: if the store has no such run.
         """
         tags = common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: study_note(study, parameters, manifest)}
-        known = self._create_or_adopt(study, tags, run_id or adopt)
+        known = self._start(study, tags, parameters, manifest, run_id or adopt)
         if run_id and adopt and run_id != adopt:
-            self.log_tags(adopt, {MLFLOW_PARENT_RUN_ID: run_id, "continues": study})
-        self._describe(known, parameters, manifest)
+            self._tell(Operation(run=adopt, do="batch", what={"tags": {"continues": study}, "parent": run_id}))
         return known
 
     def start_run(self, name: str, parameters: Mapping[str, Any], manifest: Manifest, adopt: str | None = None) -> str:
@@ -122,17 +116,19 @@ class Tracker:
             manifest: of the dataset that the run works on.
             adopt: the run that `mlflow run` created for this process.
         """
-        run_id = self._create_or_adopt(name, common_tags(manifest), adopt)
-        self._describe(run_id, parameters, manifest)
-        return run_id
+        return self._start(name, common_tags(manifest), parameters, manifest, adopt)
 
     def start_trial(self, parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest) -> str:
         """Starts the child run of one trial, in its parent's experiment, and returns its id."""
-        tags = common_tags(manifest) | {MLFLOW_PARENT_RUN_ID: parent, "study": study, "trial": str(trial)}
+        return self._start_trial(parent, study, trial, config, manifest, again=False)
+
+    def _start_trial(
+        self, parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest, *, again: bool
+    ) -> str:
+        tags = common_tags(manifest) | {"study": study, "trial": str(trial)}
         name = f"{trial:04d} {config.loss} f{config.filters}"
-        run_id = self._create_run(self._existing(parent).info.experiment_id, name, tags)
-        self._log_params(run_id, config.as_dict())
-        self._client.log_inputs(run_id, [dataset_input(manifest)])
+        what = _creation(name, tags, config.as_dict(), manifest) | {"parent": parent}
+        run_id = self._create(Operation(run=trial_key(parent, trial), do="create", what=what, again=again))
         self.watch_system(run_id)
         return run_id
 
@@ -150,23 +146,23 @@ class Tracker:
         Raises:
             UserError: if the run is gone.
         """
-        run_id = run_id or self._find_trial(parent, trial)
         if run_id is None:
-            return self.start_trial(parent, study, trial, config, manifest), 0
-        self._existing(run_id)
-        self._client.update_run(run_id, status="RUNNING")
-        self.log_tags(run_id, {"state": "running"})
-        self.watch_system(run_id)
-        return run_id, max((metric.step for metric in self._client.get_metric_history(run_id, "val_dice")), default=0)
+            run_id = self._start_trial(parent, study, trial, config, manifest, again=True)
+        else:
+            self._recorder.existing(run_id)
+            self.watch_system(run_id)
+        self._tell(
+            Operation(run=run_id, do="status", what={"status": "RUNNING"}), _batch(run_id, tags={"state": "running"})
+        )
+        return run_id, self._last_epoch(run_id)
 
-    def _find_trial(self, parent: str, trial: int) -> str | None:
-        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.trial = '{trial}'"
-        found = self._client.search_runs([self._existing(parent).info.experiment_id], wanted, max_results=1)
-        return str(found[0].info.run_id) if found else None
+    def _last_epoch(self, run_id: str) -> int:
+        history = self._client.get_metric_history(self._recorder.run_id(run_id), "val_dice")
+        return max((metric.step for metric in history), default=0)
 
     def watch_system(self, run_id: str) -> None:
         """Logs the load of this machine (CPU, memory, GPU) to a run until it ends."""
-        self._monitors[run_id] = SystemMetrics(run_id, self.uri)
+        self._monitors[run_id] = SystemMetrics(lambda metrics, step: self.log_metrics(run_id, metrics, step))
 
     def log_epoch(self, run_id: str, report: EpochReport) -> None:
         """Logs one epoch's measurements with the epoch as step."""
@@ -175,18 +171,21 @@ class Tracker:
 
     def log_image(self, run_id: str, path: Path, key: str, step: int) -> None:
         """Logs a picture file as one step of the series `key`, which MLflow's page shows with a slider."""
-        self._client.log_image(run_id, mlflow.Image(str(path)), key=key, step=step)
+        name = f"{key}+step+{step}+timestamp+{_now()}+{uuid.uuid4()}.png"  # as MLflow's page reads it
+        with TemporaryDirectory() as folder:
+            shutil.copyfile(path, Path(folder) / name)
+            self._tell(Operation(run=run_id, do="image", what={"name": name}, files=Path(folder)))
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Logs numbers; NaN and infinite ones are left out: MLflow stores infinity as a number and sorts it first."""
-        now = int(time.time() * 1000)
-        finite = [Metric(name, float(value), now, step) for name, value in metrics.items() if math.isfinite(value)]
+        now = _now()
+        finite = [[name, float(value), now, step] for name, value in metrics.items() if math.isfinite(value)]
         if finite:
-            self._client.log_batch(run_id, metrics=finite)
+            self._tell(_batch(run_id, metrics=finite))
 
     def log_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Sets tags; a tag that is there already is replaced."""
-        self._client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        self._tell(_batch(run_id, tags={name: str(value) for name, value in tags.items()}))
 
     def tags(self, run_id: str) -> dict[str, str]:
         """The tags of a run.
@@ -194,7 +193,7 @@ class Tracker:
         Raises:
             UserError: if the store has no such run.
         """
-        return dict(self._existing(run_id).data.tags)
+        return dict(self._recorder.existing(run_id).data.tags)
 
     def record(self, run_id: str) -> RunRecord:
         """What the store holds of a run.
@@ -202,10 +201,10 @@ class Tracker:
         Raises:
             UserError: if the store has no such run.
         """
-        run = self._existing(run_id)
+        run = self._recorder.existing(run_id)
         datasets = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
         return RunRecord(
-            run_id=run_id,
+            run_id=run.info.run_id,
             status=run.info.status,
             params=run.data.params,
             tags=run.data.tags,
@@ -219,9 +218,10 @@ class Tracker:
         Args:
             study_run: the study's own.
         """
-        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{study_run}' and attributes.status = 'FINISHED'"
+        parent = self._recorder.existing(study_run).info
+        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}' and attributes.status = 'FINISHED'"
         found = self._client.search_runs(
-            [self._existing(study_run).info.experiment_id],
+            [parent.experiment_id],
             f"{wanted} and metrics.best_val_dice >= 0",
             order_by=["metrics.best_val_dice DESC", "attributes.start_time ASC"],
             max_results=1,
@@ -230,20 +230,24 @@ class Tracker:
 
     def extend_note(self, run_id: str, markdown: str) -> None:
         """Adds to the description that the run got when it started or went on; MLflow's page shows it."""
-        before = self._existing(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
-        self.log_tags(run_id, {MLFLOW_RUN_NOTE: f"{before}\n{markdown}"})
+        self._tell(Operation(run=run_id, do="note", what={"markdown": markdown}))
 
     def log_folder(self, run_id: str, folder: Path, path: str = "") -> None:
         """Uploads a folder's files, with its subfolders, below `path` of the run's artifacts."""
-        self._client.log_artifacts(run_id, str(folder), path or None)
+        self._tell(Operation(run=run_id, do="files", what={"path": path}, files=folder))
 
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Uploads a text as the artifact `path`."""
-        self._client.log_text(run_id, text, path)
+        with TemporaryDirectory() as folder:
+            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / path).write_text(text, encoding="utf-8")
+            self.log_folder(run_id, Path(folder))
 
     def log_figure(self, run_id: str, figure: "Figure", path: str) -> None:
         """Uploads a Matplotlib figure as the artifact `path`; its suffix decides the format."""
-        self._client.log_figure(run_id, figure, path)
+        with TemporaryDirectory() as folder:
+            figure.savefig(Path(folder) / path)
+            self.log_folder(run_id, Path(folder))
 
     def end(self, run_id: str, state: State, reason: str = "", traceback: str = "") -> None:
         """Ends a run; the one place that turns a state into MLflow's status.
@@ -255,17 +259,14 @@ class Tracker:
             reason: one line, becomes the tag `reason`.
             traceback: becomes the artifact `traceback.txt`.
         """
-        status = _STATUS[state]
+        status = {"status": _STATUS[state], "end": None if state == "waiting" else _now()}  # what waits has no end yet
         if monitor := self._monitors.pop(run_id, None):
             monitor.stop()
         tags = {"state": state} | ({"pruned": "true"} if state == "pruned" else {})
         self.log_tags(run_id, tags | ({"reason": reason} if reason else {}))
         if traceback:
             self.log_text(run_id, traceback, "traceback.txt")
-        if state == "waiting":
-            self._client.update_run(run_id, status=status)  # not terminated: it has no end yet
-        else:
-            self._client.set_terminated(run_id, status)
+        self._tell(Operation(run=run_id, do="status", what=status))
 
     def download(self, run_id: str, path: str, folder: Path) -> Path:
         """Fetches one artifact of a run into a folder and returns its file.
@@ -273,12 +274,12 @@ class Tracker:
         Raises:
             UserError: if the store has no such run, or the run no such artifact.
         """
-        self._existing(run_id)
+        run = self._recorder.existing(run_id)
         parent = path.rpartition("/")[0] or None
-        if path not in {file.path for file in self._client.list_artifacts(run_id, parent)}:
+        if path not in {file.path for file in self._client.list_artifacts(run.info.run_id, parent)}:
             raise UserError(f"MLflow run {run_id} must have the artifact {path}, got none; choose a run that trained.")
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(self._client.download_artifacts(run_id, path, str(folder)))
+        return Path(self._client.download_artifacts(run.info.run_id, path, str(folder)))
 
     def try_out(self) -> None:
         """Writes a run with a file, reads both back, and deletes the run.
@@ -287,13 +288,14 @@ class Tracker:
             UserError: if the store refuses any of it.
         """
         try:
-            run_id = self._create_run(self._find_or_create_experiment(), "doctor", {"doctor": "yes"})
+            what = {"name": "doctor", "tags": {"doctor": "yes"}, "start": _now(), "params": {}}
+            run_id = self._create(Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment}))
             try:
                 self.log_metrics(run_id, {"written": 1})
                 self.log_text(run_id, "written", "doctor.txt")
                 with TemporaryDirectory() as folder:
                     written = self.download(run_id, "doctor.txt", Path(folder)).read_text(encoding="utf-8")
-                if written != "written" or self._existing(run_id).data.metrics != {"written": 1}:
+                if written != "written" or self._recorder.existing(run_id).data.metrics != {"written": 1}:
                     raise UserError(
                         "MLflow's store must give back what was written, got something else; check its disk."
                     )
@@ -326,75 +328,57 @@ class Tracker:
     def where_to_browse(self, run_id: str) -> str:
         """What to type or open to see a run: a command for a database, an address for a server."""
         if self.uri.startswith(("http://", "https://")):
-            experiment = self._existing(run_id).info.experiment_id
+            experiment = self._recorder.existing(run_id).info.experiment_id
             return f"{tracking_uri.displayed(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
         return f"mlflow ui --backend-store-uri {tracking_uri.displayed(self.uri)}"
 
-    def _create_or_adopt(self, name: str, tags: Mapping[str, str], known: str | None) -> str:
+    @property
+    def _client(self) -> mlflow.MlflowClient:
+        return self._recorder.client
+
+    def _start(
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        parameters: Mapping[str, Any],
+        manifest: Manifest,
+        known: str | None,
+    ) -> str:
+        """Creates a run, or goes on with one that is known; returns its id."""
+        what = _creation(name, tags, parameters, manifest)
         if known is None:
-            return self._create_run(self._find_or_create_experiment(), name, tags)
-        self._mark_experiment(self._existing(known).info.experiment_id)
-        self._client.update_run(known, status="RUNNING", name=name)
-        self.log_tags(known, tags)
+            return self._create(Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment}))
+        self._recorder.existing(known)
+        self._tell(Operation(run=known, do="start", what=what | {"tags": tags}))
         return known
 
-    def _describe(self, run_id: str, parameters: Mapping[str, Any], manifest: Manifest) -> None:
-        # `mlflow run` logged its parameters as typed ("1e-3"); ours ("0.001") would be refused as a change.
-        present = self._existing(run_id).data.params
-        self._log_params(run_id, {name: value for name, value in parameters.items() if name not in present})
-        self._client.log_inputs(run_id, [dataset_input(manifest)])
+    def _create(self, creation: Operation) -> str:
+        """Has a run created, and returns its id."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._tell(replace(creation, again=creation.again or attempt > 1))
+                break
+            except MlflowException:
+                if attempt == _ATTEMPTS:
+                    raise
+                time.sleep(attempt)  # the answer was lost, or the server is not there
+        return self._recorder.run_id(creation.run)
 
-    def _find_experiment(self) -> str | None:
-        """The experiment's id; None until a first run needs it: a run that is adopted has its own."""
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is None:
-            return None
-        if found.lifecycle_stage != "active":
-            raise UserError(
-                f"experiment must be an active one, got '{self._experiment}', which was deleted; choose another."
-            )
-        return str(found.experiment_id)
-
-    def _find_or_create_experiment(self) -> str:
-        if found := self._find_experiment():
-            return found
-        # Artifacts lie beside their database, wherever the command was started.
-        database = tracking_uri.sqlite_path(self.uri)
-        folder = re.sub(r"[^\w.-]+", "_", self._experiment)
-        location = None if database is None else (database.parent / "mlruns" / folder).as_uri()
-        created = str(self._client.create_experiment(self._experiment, artifact_location=location))
-        self._mark_experiment(created)
-        return created
-
-    def _mark_experiment(self, experiment_id: str) -> None:
-        """Has MLflow's page open on training runs, unless somebody chose."""
-        if _EXPERIMENT_KIND not in self._client.get_experiment(experiment_id).tags:
-            self._client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
-
-    def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(experiment_id, tags=origin_tags() | dict(tags), run_name=name).info.run_id)
-
-    def _existing(self, run_id: str) -> Run:
-        try:
-            run = self._client.get_run(run_id)
-            if run.info.lifecycle_stage == "active":
-                return run
-            raise UserError(
-                f"MLflow run {run_id} must not be deleted; restore it (mlflow runs restore --run-id {run_id}), "
-                "or choose another."
-            )
-        except MlflowException as error:
-            # The second: what cannot be an id at all, such as a path.
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            raise UserError(
-                f"MLflow run '{run_id}' must be in {tracking_uri.displayed(self.uri)}, got none; "
-                "set MLFLOW_TRACKING_URI to the store that has it, or choose another."
-            ) from None
-
-    def _log_params(self, run_id: str, parameters: Mapping[str, Any]) -> None:
-        self._client.log_batch(run_id, params=[Param(name, as_text(value)) for name, value in parameters.items()])
+    def _tell(self, *operations: Operation) -> None:
+        for operation in operations:
+            self._recorder.apply(operation)
 
 
-def _create_tables(uri: str) -> None:
-    mlflow.MlflowClient(uri).search_experiments(max_results=1)
+def _now() -> int:
+    """In milliseconds, as MLflow has it."""
+    return int(time.time() * 1000)
+
+
+def _batch(run_id: str, **what: Any) -> Operation:
+    return Operation(run=run_id, do="batch", what=what)
+
+
+def _creation(name: str, tags: Mapping[str, str], parameters: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+    params = {parameter: as_text(value) for parameter, value in parameters.items()}
+    tags = origin_tags() | dict(tags)
+    return {"name": name, "tags": tags, "start": _now(), "params": params, "dataset": dataset_input(manifest)}

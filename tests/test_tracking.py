@@ -239,7 +239,7 @@ def test_broken_sensors_hurt_nobody(tracker, study, manifest, client, monkeypatc
     def broken(*args, **kwargs):
         raise RuntimeError("no sensor")
 
-    monkeypatch.setattr("experiments.system_metrics.SystemMetricsMonitor", broken)
+    monkeypatch.setattr("experiments.system_metrics.CPUMonitor", broken)
     trial = start_trial(tracker, study, manifest)
     tracker.end(trial, "finished")
     assert client.get_run(trial).info.status == "FINISHED"
