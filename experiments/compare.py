@@ -85,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
     space = search_space(values)
-    tracker = Tracker(launch.tracking_uri, None)
+    tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
     configs = space.tuning() or space.grid(len(space.arms()) * values.seeds)
-    with local_executor(values.slots) as executor:
+    with tracker, local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id, configs)
         if space.learning_rates:
             tried = {*configs}
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(summary(record))
     print(f"page:   {page}, {page.with_name(COMPARISON)}")
     print(f"browse: {tracker.where_to_browse(result.run_id)}")
-    return 0
+    return entry.done(tracker)
 
 
 def summary(record: StudyRecord) -> str:

@@ -15,7 +15,6 @@ from experiments.progress import describe
 from experiments.promotion import Decision, contend
 from experiments.registry import ModelInfo, Registry
 from experiments.search import SearchSpace
-from experiments.storage import TrialRow
 from experiments.study_result import StudyResult, final_folder
 from experiments.tracking import Tracker
 from seg.data.appearance import measure_training_images
@@ -58,6 +57,7 @@ def finish(
     Raises:
         UserError: if no trial finished, or the best one's model is gone.
         JobFailed: if the evaluation fails.
+        NotDelivered: if MLflow does not answer, and the model can be registered only later.
     """
     best = result.winner()
     assert best.config is not None
@@ -65,7 +65,7 @@ def finish(
     model = result.folder(best) / "model.keras"
     folder = final_folder(model.parent)
     evaluation = score_on_test(result, best, manifest, tracker, executor, values.storage, values.tta)
-    version = _register(best, model, evaluation, manifest, tracker, values.model_name)
+    version = _register(tracker.delivered(best.run_id), model, evaluation, manifest, tracker, values.model_name)
     decision = _decide(version, folder, tracker, executor, values)
     tracker.log_tags(result.run_id, {"best_trial": best.number, "model": version.uri, "champion": decision.promoted})
     return Finished(
@@ -80,12 +80,11 @@ def finish(
 
 
 def _register(
-    best: TrialRow, model: Path, evaluation: Mapping[str, Any], manifest: Manifest, tracker: Tracker, name: str
+    run_id: str, model: Path, evaluation: Mapping[str, Any], manifest: Manifest, tracker: Tracker, name: str
 ) -> ModelInfo:
-    assert best.run_id is not None
     image = manifest.records(SPLIT)[0, ..., 2::-1]  # OpenCV writes BGR
     return Registry(tracker.uri).register(
-        best.run_id,
+        run_id,
         model,
         name,
         scores={score: interval["mean"] for score, interval in evaluation["scores"].items()},

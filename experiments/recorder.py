@@ -191,6 +191,8 @@ class Recorder:
     def _upload(self, operation: Operation) -> None:
         """Uploads the files below `path` of the artifacts."""
         assert operation.files is not None
+        if not operation.files.is_dir():  # MLflow would upload nothing, and say nothing
+            raise FileNotFoundError(f"{operation.files} must be there to be uploaded, and is gone")
         self.client.log_artifacts(self.run_id(operation.run), str(operation.files), operation.what["path"] or None)
 
     def _upload_image(self, operation: Operation) -> None:

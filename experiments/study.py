@@ -105,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
     space = search_space(values)
-    tracker = Tracker(launch.tracking_uri, None)
+    tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
-    with hold_command(values.storage, values.study):
+    with hold_command(values.storage, values.study), tracker:
         with local_executor(values.slots) as executor:
             result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             publish_page(values.study, values.storage, Path(values.workspace), tracker)
             best = result.winner()
     print(f"best: trial {best.number}, val_dice {best.val_dice:.3f}, run {best.run_id}")
-    return 0
+    return entry.done(tracker)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,30 @@ Every call names its run: MLflow's active run is process-wide state that a study
 import math
 import os
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import format_exc
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import mlflow
+import requests
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from experiments import tracking_uri
+from experiments.delivery import NotDelivered
 from experiments.operations import Operation, new_key, trial_key
+from experiments.outboxes import Outboxes
 from experiments.recorder import Recorder
-from experiments.run_description import RunRecord, as_text, common_tags, dataset_input, origin_tags, study_note
+from experiments.run_description import as_text, common_tags, dataset_input, origin_tags, study_note
+from experiments.run_reading import RunReading
 from experiments.system_metrics import SystemMetrics
+from experiments.transport import Direct, ThroughOutbox, Transport, answers
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
@@ -43,11 +48,10 @@ _STATUS: dict[State, str] = {
     "cancelled": "FAILED",
     "waiting": "SCHEDULED",
 }
-_ATTEMPTS = 3  # to create a run, each after a look whether the one before did
 
 
-class Tracker:
-    """Writes a study and its trials to MLflow. One per driver.
+class Tracker(RunReading):
+    """Writes a study and its trials to MLflow. One per driver; with a workspace, for one `with` block.
 
     Attributes:
         uri: of the tracking store; SQLite paths are absolute.
@@ -56,26 +60,83 @@ class Tracker:
         uri: of the tracking store; None: MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db`.
         experiment: name of the MLflow experiment for new studies, created when missing; None:
             MLFLOW_EXPERIMENT_NAME, else `segmentation`.
+        workspace: what is written is kept there first, and told by a thread, so that nothing waits for a server and
+            nothing is lost where it is away; None: it is told at once.
+        name: who writes, for the workspace.
 
     Raises:
-        UserError: if the store does not answer within about five seconds, or refuses.
+        UserError: if the store does not answer within about five seconds, unless it once did so for this workspace; or
+            if it refuses.
     """
 
-    def __init__(self, uri: str | None, experiment: str | None) -> None:
+    def __init__(
+        self, uri: str | None, experiment: str | None, workspace: str | Path | None = None, name: str = "run"
+    ) -> None:
         tracking_uri.quieten_mlflow()
         self.uri = tracking_uri.resolve(uri)
-        tracking_uri.probe(self.uri)
+        online = True
+        try:
+            tracking_uri.probe(self.uri)
+        except UserError:
+            if workspace is None or not Outboxes.of(Path(workspace), self.uri).reached:
+                raise
+            online = False
         self._monitors: dict[str, SystemMetrics] = {}
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
-        self._recorder = Recorder(self.uri)
+        super().__init__(Recorder(self.uri))
         try:
-            self._recorder.find_experiment(self._experiment)
+            if online:
+                self._recorder.find_experiment(self._experiment)
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"the MLflow store {tracking_uri.displayed(self.uri)} must be usable, got: {reason}; "
                 "check its version and your rights."
             ) from None
+        self._transport: Transport
+        if workspace is None:
+            self._transport = Direct(self._recorder)
+        else:
+            self._transport = ThroughOutbox(self._recorder, self.uri, Path(workspace), name, online=online)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transport.finish()
+        if error is not None and (left := self.undelivered()):
+            print(left, file=sys.stderr)
+
+    def undelivered(self) -> str:
+        """What the store was not told yet, in one line with the remedy; empty if nothing."""
+        return self._transport.undelivered()
+
+    def delivered(self, run_id: str) -> str:
+        """MLflow's own id of a run, once the store was told everything.
+
+        Raises:
+            NotDelivered: if it does not answer.
+        """
+        return self._transport.delivered(run_id)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Where the block fails because the store does not answer, that is what it raises.
+
+        Raises:
+            NotDelivered: then.
+        """
+        try:
+            yield
+        except (MlflowException, requests.RequestException) as error:
+            if answers(self.uri):
+                raise
+            raise NotDelivered(
+                f"MLflow must answer for what is left to do, and {tracking_uri.displayed(self.uri)} does not; when it "
+                "does, the same command again does the rest"
+            ) from error
 
     def start_study(
         self,
@@ -128,7 +189,8 @@ class Tracker:
         tags = common_tags(manifest) | {"study": study, "trial": str(trial)}
         name = f"{trial:04d} {config.loss} f{config.filters}"
         what = _creation(name, tags, config.as_dict(), manifest) | {"parent": parent}
-        run_id = self._create(Operation(run=trial_key(parent, trial), do="create", what=what, again=again))
+        creation = Operation(run=trial_key(parent, trial), do="create", what=what, again=again)
+        run_id = self._transport.create(creation, training=True)
         self.watch_system(run_id)
         return run_id
 
@@ -149,16 +211,17 @@ class Tracker:
         if run_id is None:
             run_id = self._start_trial(parent, study, trial, config, manifest, again=True)
         else:
-            self._recorder.existing(run_id)
             self.watch_system(run_id)
+        known = run_id
+        logged = self._transport.ask(known, lambda: self._last_epoch(known), 0, training=True)
         self._tell(
             Operation(run=run_id, do="status", what={"status": "RUNNING"}), _batch(run_id, tags={"state": "running"})
         )
-        return run_id, self._last_epoch(run_id)
+        return run_id, max(logged, self._transport.last_epoch(run_id))
 
-    def _last_epoch(self, run_id: str) -> int:
-        history = self._client.get_metric_history(self._recorder.run_id(run_id), "val_dice")
-        return max((metric.step for metric in history), default=0)
+    def _last_epoch(self, run: str) -> int:
+        run_id = self._recorder.existing(run).info.run_id
+        return max((metric.step for metric in self._client.get_metric_history(run_id, "val_dice")), default=0)
 
     def watch_system(self, run_id: str) -> None:
         """Logs the load of this machine (CPU, memory, GPU) to a run until it ends."""
@@ -167,7 +230,8 @@ class Tracker:
     def log_epoch(self, run_id: str, report: EpochReport) -> None:
         """Logs one epoch's measurements with the epoch as step."""
         names = ("train_loss", "val_loss", "val_dice", "images_per_second")
-        self.log_metrics(run_id, {name: getattr(report, name) for name in names}, step=report.epoch)
+        metrics = _finite({name: getattr(report, name) for name in names}, report.epoch)
+        self._tell(_batch(run_id, metrics=metrics, epoch=report.epoch))
 
     def log_image(self, run_id: str, path: Path, key: str, step: int) -> None:
         """Logs a picture file as one step of the series `key`, which MLflow's page shows with a slider."""
@@ -178,55 +242,12 @@ class Tracker:
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Logs numbers; NaN and infinite ones are left out: MLflow stores infinity as a number and sorts it first."""
-        now = _now()
-        finite = [[name, float(value), now, step] for name, value in metrics.items() if math.isfinite(value)]
-        if finite:
+        if finite := _finite(metrics, step):
             self._tell(_batch(run_id, metrics=finite))
 
     def log_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Sets tags; a tag that is there already is replaced."""
         self._tell(_batch(run_id, tags={name: str(value) for name, value in tags.items()}))
-
-    def tags(self, run_id: str) -> dict[str, str]:
-        """The tags of a run.
-
-        Raises:
-            UserError: if the store has no such run.
-        """
-        return dict(self._recorder.existing(run_id).data.tags)
-
-    def record(self, run_id: str) -> RunRecord:
-        """What the store holds of a run.
-
-        Raises:
-            UserError: if the store has no such run.
-        """
-        run = self._recorder.existing(run_id)
-        datasets = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
-        return RunRecord(
-            run_id=run.info.run_id,
-            status=run.info.status,
-            params=run.data.params,
-            tags=run.data.tags,
-            dataset=datasets[0].name if datasets else "",
-            profile=(datasets[0].profile or "") if datasets else "",
-        )
-
-    def best_trial(self, study_run: str) -> str | None:
-        """The finished trial of a study with the highest val_dice, the earliest of equals, by the id of its run.
-
-        Args:
-            study_run: the study's own.
-        """
-        parent = self._recorder.existing(study_run).info
-        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}' and attributes.status = 'FINISHED'"
-        found = self._client.search_runs(
-            [parent.experiment_id],
-            f"{wanted} and metrics.best_val_dice >= 0",
-            order_by=["metrics.best_val_dice DESC", "attributes.start_time ASC"],
-            max_results=1,
-        )
-        return str(found[0].info.run_id) if found else None
 
     def extend_note(self, run_id: str, markdown: str) -> None:
         """Adds to the description that the run got when it started or went on; MLflow's page shows it."""
@@ -268,19 +289,6 @@ class Tracker:
             self.log_text(run_id, traceback, "traceback.txt")
         self._tell(Operation(run=run_id, do="status", what=status))
 
-    def download(self, run_id: str, path: str, folder: Path) -> Path:
-        """Fetches one artifact of a run into a folder and returns its file.
-
-        Raises:
-            UserError: if the store has no such run, or the run no such artifact.
-        """
-        run = self._recorder.existing(run_id)
-        parent = path.rpartition("/")[0] or None
-        if path not in {file.path for file in self._client.list_artifacts(run.info.run_id, parent)}:
-            raise UserError(f"MLflow run {run_id} must have the artifact {path}, got none; choose a run that trained.")
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(self._client.download_artifacts(run.info.run_id, path, str(folder)))
-
     def try_out(self) -> None:
         """Writes a run with a file, reads both back, and deletes the run.
 
@@ -289,7 +297,8 @@ class Tracker:
         """
         try:
             what = {"name": "doctor", "tags": {"doctor": "yes"}, "start": _now(), "params": {}}
-            run_id = self._create(Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment}))
+            creation = Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment})
+            run_id = self._transport.create(creation, training=False)
             try:
                 self.log_metrics(run_id, {"written": 1})
                 self.log_text(run_id, "written", "doctor.txt")
@@ -320,6 +329,9 @@ class Tracker:
         except UserError as error:
             self.end(run_id, "failed", str(error))
             raise
+        except NotDelivered:
+            self.end(run_id, "waiting", "MLflow did not answer")
+            raise
         except Exception as error:
             self.end(run_id, "failed", f"{type(error).__name__}: {error}", format_exc())
             raise
@@ -328,13 +340,12 @@ class Tracker:
     def where_to_browse(self, run_id: str) -> str:
         """What to type or open to see a run: a command for a database, an address for a server."""
         if self.uri.startswith(("http://", "https://")):
-            experiment = self._recorder.existing(run_id).info.experiment_id
-            return f"{tracking_uri.displayed(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+            address = tracking_uri.displayed(self.uri).rstrip("/")
+            if self.undelivered():
+                return address
+            experiment = self._recorder.experiment_of(run_id)
+            return f"{address}/#/experiments/{experiment}/runs/{self._recorder.run_id(run_id)}"
         return f"mlflow ui --backend-store-uri {tracking_uri.displayed(self.uri)}"
-
-    @property
-    def _client(self) -> mlflow.MlflowClient:
-        return self._recorder.client
 
     def _start(
         self,
@@ -347,31 +358,24 @@ class Tracker:
         """Creates a run, or goes on with one that is known; returns its id."""
         what = _creation(name, tags, parameters, manifest)
         if known is None:
-            return self._create(Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment}))
-        self._recorder.existing(known)
+            creation = Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment})
+            return self._transport.create(creation, training=False)
+        self._transport.ask(known, lambda: bool(self._recorder.existing(known)), True, training=False)
         self._tell(Operation(run=known, do="start", what=what | {"tags": tags}))
         return known
 
-    def _create(self, creation: Operation) -> str:
-        """Has a run created, and returns its id."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                self._tell(replace(creation, again=creation.again or attempt > 1))
-                break
-            except MlflowException:
-                if attempt == _ATTEMPTS:
-                    raise
-                time.sleep(attempt)  # the answer was lost, or the server is not there
-        return self._recorder.run_id(creation.run)
-
     def _tell(self, *operations: Operation) -> None:
-        for operation in operations:
-            self._recorder.apply(operation)
+        self._transport.tell(*operations)
 
 
 def _now() -> int:
     """In milliseconds, as MLflow has it."""
     return int(time.time() * 1000)
+
+
+def _finite(metrics: Mapping[str, float], step: int) -> list[list[Any]]:
+    now = _now()
+    return [[name, float(value), now, step] for name, value in metrics.items() if math.isfinite(value)]
 
 
 def _batch(run_id: str, **what: Any) -> Operation:

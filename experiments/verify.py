@@ -19,7 +19,7 @@ from experiments.repairs import Repairs
 from experiments.storage import StudyStore, hold_to_repair, read_study
 from experiments.study_lock import StudyTaken
 from experiments.tracking import Tracker
-from experiments.verification import Disagreement, compare_dataset, compare_records, compare_workspace
+from experiments.verification import Disagreement, compare_dataset, compare_outbox, compare_records, compare_workspace
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +44,7 @@ def disagreements(
     stored = read_study(storage, study)  # first: a trial ends in MLflow before it ends here
     reader = RunReader(tracker.uri)
     recorded = reader.study(study, stored.run_id)
+    yield from compare_outbox(workspace, tracker.uri)
     yield from compare_records(stored, recorded, reader, driven=driven)
     yield from compare_workspace(stored, recorded, reader, workspace, driven=driven)
     yield from compare_dataset(stored, workspace)

@@ -17,6 +17,8 @@ ONLY = {
     "mlflow": {
         "experiments/tracking.py",
         "experiments/recorder.py",  # part of tracking
+        "experiments/run_reading.py",  # part of tracking
+        "experiments/transport.py",  # part of tracking
         "experiments/system_metrics.py",  # part of tracking
         "experiments/run_description.py",  # part of tracking
         "experiments/recorded_runs.py",  # part of tracking
