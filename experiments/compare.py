@@ -90,10 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
     space = search_space(values)
-    tracker = Tracker(launch.tracking_uri, None)
+    tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
     configs = space.tuning() or space.grid(len(space.arms()) * values.seeds)
-    with hold_command(values.storage, values.study) as command, local_executor(values.slots) as executor:
+    with hold_command(values.storage, values.study) as command, tracker, local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id, configs, command.lease)
         if space.learning_rates:
             tried = {*configs}
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = conduct(values, space, manifest, tracker, executor, None, configs, command.lease)
         if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
             print(elsewhere)
-            return 0
+            return entry.done(tracker)
         if space.learning_rates:
             result = replace(result, rows=tuple(own_rates(result.rows, space.learning_rates, space.base.seed)))
         with tracker.ending(result.run_id):
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(summary(record))
     print(f"page:   {page}, {page.with_name(COMPARISON)}")
     print(f"browse: {tracker.where_to_browse(result.run_id)}")
-    return 0
+    return entry.done(tracker)
 
 
 def summary(record: StudyRecord) -> str:

@@ -1,8 +1,9 @@
 """How every entry point starts and ends: MLflow's variables read once, mistakes as one line, honest exit codes.
 
 Exit codes: 0 done; 1 it failed (a trial, the machine, a bug); 2 a mistake in what was given; 3 `audit`,
-`doctor` or `verify` found an error; 4 the challenger was not promoted, or a run did not come out the same again; 5
-other drivers of the study took this one for dead and went on with its trials (`experiments.leases`); 130 interrupted.
+`doctor` or `verify` found an error; 4 the challenger was not promoted, or a run did not come out the same again; 5 it
+is done, and MLflow, which does not answer, was not told all of it; 6 other drivers of the study took this one for dead
+and went on with its trials (`experiments.leases`); 130 interrupted.
 """
 
 import os
@@ -12,19 +13,24 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from experiments.code_version import remote_urls
+from experiments.delivery import NotDelivered
 from experiments.full_disk import no_room
 from experiments.one_job import JobFailed
 from experiments.passwords import find_exposed, hide, separate_login, without_login
 from seg.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from experiments.tracking import Tracker
 
 FAILED = 1
 MISTAKE = 2
 UNTRUSTWORTHY = 3
 NOT_PROMOTED = 4
 NOT_THE_SAME = 4
+UNDELIVERED = 5
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 Main = Callable[[Sequence[str] | None], int]
@@ -51,6 +57,14 @@ def read_launch() -> Launch:
     return Launch(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), run_id=run_id)
 
 
+def done(tracker: "Tracker") -> int:
+    """The exit code of a command that did its work; its last line says what MLflow was not told yet."""
+    if not (left := tracker.undelivered()):
+        return 0
+    print(left, flush=True)
+    return UNDELIVERED
+
+
 def run(main: Main) -> NoReturn:
     """Runs an entry point's `main` with the command line's arguments and exits with its code."""
     # As Ctrl-C: by default SIGTERM would end the process with its MLflow run left RUNNING.
@@ -65,6 +79,9 @@ def run(main: Main) -> NoReturn:
     except JobFailed as error:
         print(f"error: {hide(str(error))}", file=sys.stderr)
         code = FAILED
+    except NotDelivered as error:
+        print(f"not finished: {one_line(str(error))}", file=sys.stderr)
+        code = UNDELIVERED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -18,7 +18,6 @@ from experiments.registry import ModelInfo, Registry
 from experiments.search import SearchSpace
 from experiments.selection import BEST, SMALLEST, Selection, highest, smallest_within
 from experiments.split_predictions import SplitPredictions, predictions_file
-from experiments.storage import TrialRow
 from experiments.study_hold import note_selection
 from experiments.study_result import StudyResult, final_folder
 from experiments.tracking import Tracker
@@ -65,6 +64,7 @@ def finish(
     Raises:
         UserError: if what `select` takes, or the chosen trial's model, is gone.
         JobFailed: if no trial finished, or the evaluation fails.
+        NotDelivered: if MLflow does not answer, and the model can be registered only later.
     """
     selection = choose(values.select, result, manifest)
     note_selection(values.storage, result.study, selection)
@@ -73,7 +73,8 @@ def finish(
     model = result.folder(chosen) / "model.keras"
     folder = final_folder(model.parent)
     evaluation = score_on_test(result, chosen, manifest, tracker, executor, values.storage, values.tta)
-    version = _register(chosen, model, evaluation, manifest, tracker, values.model_name)
+    assert chosen.run_id is not None
+    version = _register(tracker.delivered(chosen.run_id), model, evaluation, manifest, tracker, values.model_name)
     decision = _decide(version, folder, tracker, executor, values)
     tracker.log_tags(
         result.run_id,
@@ -133,12 +134,11 @@ def _groups(manifest: Manifest) -> list[str] | None:
 
 
 def _register(
-    trial: TrialRow, model: Path, evaluation: Mapping[str, Any], manifest: Manifest, tracker: Tracker, name: str
+    run_id: str, model: Path, evaluation: Mapping[str, Any], manifest: Manifest, tracker: Tracker, name: str
 ) -> ModelInfo:
-    assert trial.run_id is not None
     image = manifest.records(SPLIT)[0, ..., 2::-1]  # OpenCV writes BGR
     return Registry(tracker.uri).register(
-        trial.run_id,
+        run_id,
         model,
         name,
         scores={score: interval["mean"] for score, interval in evaluation["scores"].items()},

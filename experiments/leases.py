@@ -24,7 +24,7 @@ from experiments import fence
 from experiments.patience import patiently
 from experiments.study_lock import StudyTaken
 
-TAKEN_OVER = 5
+TAKEN_OVER = 6
 """Exit code of a driver that was taken for dead."""
 
 LEASE_SECONDS = 60.0

@@ -47,26 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     launch = entry.read_launch()
     space = search_space(values)
     check_name(values.model_name)
-    tracker = Tracker(launch.tracking_uri, None)
+    tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
     check_select(values.select, manifest)
     audited = Path(values.workspace) / "audits" / manifest.key
     audit.report(values, manifest, audited, sys.stderr)
-    with hold_command(values.storage, values.study) as command, local_executor(values.slots) as executor:
+    with hold_command(values.storage, values.study) as command, tracker, local_executor(values.slots) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id, lease=command.lease)
         if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
             print(elsewhere)
-            return 0
+            return entry.done(tracker)
         with tracker.ending(result.run_id):
             note_origin("main", build_parser(), values, result.run_id, launch.tracking_uri)
             publish_study(result, manifest, tracker)
             tracker.log_folder(result.run_id, audited, "audit")
-            finished = finish(result, space, manifest, tracker, executor, values)
-            publish_card(finished, result.run_id, manifest, audited, tracker, values)
+            with tracker.answering():
+                finished = finish(result, space, manifest, tracker, executor, values)
+                publish_card(finished, result.run_id, manifest, audited, tracker, values)
             publish_page(values.study, values.storage, Path(values.workspace), tracker)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")
-    return 0
+    return entry.done(tracker)
 
 
 def summary(finished: Finished, model_name: str) -> str:

@@ -8,6 +8,10 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from experiments.operations import RUN_KEY
+from experiments.recorder import Recorder
+from seg.errors import UserError
+
 _PAGE = 1000
 
 
@@ -17,6 +21,7 @@ class RecordedRun:
 
     Attributes:
         run_id: its id.
+        key: what Optuna may know it by instead: the key that it was created with while MLflow did not answer.
         status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.
         deleted: whether it lies in MLflow's bin.
         parent: the run of the study that it is a trial of; None for a study's own.
@@ -26,6 +31,7 @@ class RecordedRun:
     """
 
     run_id: str
+    key: str
     status: str
     deleted: bool
     parent: str | None
@@ -33,6 +39,11 @@ class RecordedRun:
     dataset_key: str
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What Optuna may call it."""
+        return self.run_id, self.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +53,7 @@ class RecordedStudy:
     Attributes:
         parent: its own run; None if it is not there.
         trials: the runs that are filed under it as trials, deleted ones too.
-        others: the ids of runs of other studies that have the same name.
+        others: the ids and keys of runs of other studies that have the same name.
     """
 
     parent: RecordedRun | None
@@ -59,6 +70,7 @@ class RunReader:
 
     def __init__(self, uri: str) -> None:
         self._client = mlflow.MlflowClient(uri)
+        self._recorder = Recorder(uri)
 
     def study(self, name: str, parent: str | None) -> RecordedStudy:
         """The runs of a study.
@@ -68,7 +80,9 @@ class RunReader:
             parent: the id of its own run; None if it never got one.
         """
         try:
-            own = None if parent is None else self._client.get_run(parent)
+            own = None if parent is None else self._client.get_run(self._recorder.run_id(parent))
+        except UserError:
+            own = None
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
@@ -76,8 +90,9 @@ class RunReader:
         if own is None:
             return RecordedStudy(parent=None, trials=(), others=frozenset())
         found = [_recorded(run) for run in self._runs(own.info.experiment_id, name)]
-        trials = tuple(run for run in found if run.trial is not None and run.parent == parent)
-        others = frozenset(run.run_id for run in found if run.trial is not None and run.parent != parent)
+        trials = tuple(run for run in found if run.trial is not None and run.parent == own.info.run_id)
+        strangers = [run for run in found if run.trial is not None and run.parent != own.info.run_id]
+        others = frozenset(name for run in strangers for name in run.names if name)
         return RecordedStudy(parent=_recorded(own), trials=trials, others=others)
 
     def curve(self, run_id: str) -> list[tuple[int, float]]:
@@ -106,6 +121,7 @@ def _recorded(run: Run) -> RecordedRun:
     trial = tags.get("trial", "")
     return RecordedRun(
         run_id=run.info.run_id,
+        key=tags.get(RUN_KEY, ""),
         status=run.info.status,
         deleted=run.info.lifecycle_stage != "active",
         parent=tags.get(MLFLOW_PARENT_RUN_ID),

@@ -3,6 +3,7 @@
 import base64
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ GATE = "dice_own_size"  # the score that decides between two models
 _HISTORY = "champions"  # tag of a registered model
 _LONGEST_TAG, _LONGEST_DESCRIPTION = 5000, 5000  # what MLflow's database holds
 _LONGEST_NUMBER = 10  # digits of a version's
+_ATTEMPTS = 3  # to create a version, each after a look whether the one before did
 _SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -255,18 +257,39 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        # The registry's client, not `mlflow.register_model`, which works on process-wide addresses.
-        created = self._client.create_model_version(
-            name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=logged.model_id
-        )
-        return str(created.version)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with tracking_uri.one_attempt():
+                    # The registry's client, not `mlflow.register_model`, which works on process-wide addresses.
+                    created = self._client.create_model_version(
+                        name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=logged.model_id
+                    )
+                return str(created.version)
+            except MlflowException:
+                if attempt == _ATTEMPTS:
+                    raise
+                time.sleep(attempt)
+                if found := self.of_run(name, run_id):  # only the answer was lost
+                    return found.version
+        raise AssertionError
 
     def _log_model(self, run_id: str, model_file: Path, settings: dict[str, Any], example: bytes) -> LoggedModel:
         """Uploads the model. `mlflow.pyfunc.log_model` would load it, and TensorFlow with it, to try its example."""
         run = self._client.get_run(run_id)
-        logged = self._client.create_logged_model(
-            run.info.experiment_id, name="model", source_run_id=run_id, params=run.data.params, model_type="pyfunc"
-        )
+        wanted = f"name = 'model' AND source_run_id = '{run_id}'"
+        # One that was begun, by a command that ended or of which only the answer was lost, is gone on with.
+        begun = self._client.search_logged_models([run.info.experiment_id], wanted, max_results=1)
+        if begun:
+            logged = begun[0]
+        else:
+            with tracking_uri.one_attempt():
+                logged = self._client.create_logged_model(
+                    run.info.experiment_id,
+                    name="model",
+                    source_run_id=run_id,
+                    params=run.data.params,
+                    model_type="pyfunc",
+                )
         description = Model(
             run_id=run_id,
             model_id=logged.model_id,

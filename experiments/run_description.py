@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from experiments.code_version import git_commit
@@ -63,8 +62,11 @@ def origin_tags() -> dict[str, str]:
     return {MLFLOW_USER: user, MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name, MLFLOW_SOURCE_TYPE: "LOCAL"}
 
 
-def dataset_input(manifest: Manifest) -> DatasetInput:
+def dataset_input(manifest: Manifest) -> dict[str, Any]:
     """The dataset by name and key, and how it was converted: `reproduce` makes it again from that.
+
+    Returns:
+        the fields of MLflow's `Dataset` and the tags of its `DatasetInput`.
 
     Built by hand: MLflow's own helpers read the data, and digest a part of it.
     """
@@ -73,14 +75,14 @@ def dataset_input(manifest: Manifest) -> DatasetInput:
         for name, split in manifest.splits.items()
     }
     described = {"image_size": manifest.image_size, "split": manifest.split, "settings": manifest.settings}
-    dataset = Dataset(
-        name=manifest.name,
-        digest=manifest.key[:_DIGEST_LENGTH],
-        source_type="local",
-        source=json.dumps({"uri": manifest.folder.absolute().as_uri()}),
-        profile=json.dumps(described | splits),
-    )
-    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+    dataset = {
+        "name": manifest.name,
+        "digest": manifest.key[:_DIGEST_LENGTH],
+        "source_type": "local",
+        "source": json.dumps({"uri": manifest.folder.absolute().as_uri()}),
+        "profile": json.dumps(described | splits),
+    }
+    return {"dataset": dataset, "tags": {MLFLOW_DATASET_CONTEXT: "training"}}
 
 
 def study_note(study: str, parameters: Mapping[str, Any], manifest: Manifest) -> str:

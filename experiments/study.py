@@ -110,14 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
     space = search_space(values)
-    tracker = Tracker(launch.tracking_uri, None)
+    tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
-    with hold_command(values.storage, values.study) as command:
+    with hold_command(values.storage, values.study) as command, tracker:
         with local_executor(values.slots) as executor:
             result = conduct(values, space, manifest, tracker, executor, launch.run_id, lease=command.lease)
         if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
             print(elsewhere)
-            return 0
+            return entry.done(tracker)
         with tracker.ending(result.run_id):
             note_origin("study", build_parser(), values, result.run_id, launch.tracking_uri)
             publish_study(result, manifest, tracker)
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"best: trial {best.number}, val_dice {best.val_dice:.3f}, run {best.run_id}")
     for row, cost in front(result.rows) if not is_single(space.objective) else ():
         print(f"front: trial {row.number}, val_dice {row.val_dice:.3f}, {cost.latency_ms:.1f} ms, run {row.run_id}")
-    return 0
+    return entry.done(tracker)
 
 
 if __name__ == "__main__":

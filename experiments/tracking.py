@@ -6,26 +6,33 @@ Every call names its run: MLflow's active run is process-wide state that a study
 
 import math
 import os
-import re
+import shutil
+import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import format_exc
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import mlflow
-from mlflow.entities import Metric, Param, Run, RunTag
+import requests
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from experiments import tracking_uri
+from experiments.delivery import NotDelivered
 from experiments.fenced_requests import fence_requests
-from experiments.new_database import create_whole
+from experiments.operations import Operation, new_key, trial_key
+from experiments.outboxes import Outboxes
 from experiments.passwords import hide
-from experiments.run_description import RunRecord, as_text, common_tags, dataset_input, origin_tags, study_note
+from experiments.recorder import Recorder
+from experiments.run_description import as_text, common_tags, dataset_input, origin_tags, study_note
+from experiments.run_reading import RunReading
 from experiments.system_metrics import SystemMetrics
+from experiments.transport import Direct, ThroughOutbox, Transport, answers
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
@@ -43,12 +50,10 @@ _STATUS: dict[State, str] = {
     "cancelled": "FAILED",
     "waiting": "SCHEDULED",
 }
-# A tag that MLflow's page reads and its Python has no name for; without it, it opens on tools for language models.
-_EXPERIMENT_KIND = "mlflow.experimentKind"
 
 
-class Tracker:
-    """Writes a study and its trials to MLflow. One per driver.
+class Tracker(RunReading):
+    """Writes a study and its trials to MLflow. One per driver; with a workspace, for one `with` block.
 
     Attributes:
         uri: of the tracking store; SQLite paths are absolute.
@@ -57,30 +62,84 @@ class Tracker:
         uri: of the tracking store; None: MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db`.
         experiment: name of the MLflow experiment for new studies, created when missing; None:
             MLFLOW_EXPERIMENT_NAME, else `segmentation`.
+        workspace: what is written is kept there first, and told by a thread, so that nothing waits for a server and
+            nothing is lost where it is away; None: it is told at once.
+        name: who writes, for the workspace.
 
     Raises:
-        UserError: if the store does not answer within about five seconds, or refuses.
+        UserError: if the store does not answer within about five seconds, unless it once did so for this workspace; or
+            if it refuses.
     """
 
-    def __init__(self, uri: str | None, experiment: str | None) -> None:
+    def __init__(
+        self, uri: str | None, experiment: str | None, workspace: str | Path | None = None, name: str = "run"
+    ) -> None:
         tracking_uri.quieten_mlflow()
         fence_requests()
         self.uri = tracking_uri.resolve(uri)
-        tracking_uri.probe(self.uri)
+        online = True
+        try:
+            tracking_uri.probe(self.uri)
+        except UserError:
+            if workspace is None or not Outboxes.of(Path(workspace), self.uri).reached:
+                raise
+            online = False
         self._monitors: dict[str, SystemMetrics] = {}
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+        super().__init__(Recorder(self.uri))
         try:
-            if database := tracking_uri.sqlite_path(self.uri):
-                create_whole(database, _create_tables)
-            # On a server, the first call creates the schema, before any other process can race for it.
-            self._client = mlflow.MlflowClient(self.uri)
-            self._find_experiment()
+            if online:
+                self._recorder.find_experiment(self._experiment)
         except MlflowException as error:
             reason = tracking_uri.without_secrets(str(error).splitlines()[0], self.uri)
             raise UserError(
                 f"the MLflow store {tracking_uri.displayed(self.uri)} must be usable, got: {reason}; "
                 "check its version and your rights."
             ) from None
+        self._transport: Transport
+        if workspace is None:
+            self._transport = Direct(self._recorder)
+        else:
+            self._transport = ThroughOutbox(self._recorder, self.uri, Path(workspace), name, online=online)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transport.finish()
+        if error is not None and (left := self.undelivered()):
+            print(left, file=sys.stderr)
+
+    def undelivered(self) -> str:
+        """What the store was not told yet, in one line with the remedy; empty if nothing."""
+        return self._transport.undelivered()
+
+    def delivered(self, run_id: str) -> str:
+        """MLflow's own id of a run, once the store was told everything.
+
+        Raises:
+            NotDelivered: if it does not answer.
+        """
+        return self._transport.delivered(run_id)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Where the block fails because the store does not answer, that is what it raises.
+
+        Raises:
+            NotDelivered: then.
+        """
+        try:
+            yield
+        except (MlflowException, requests.RequestException) as error:
+            if answers(self.uri):
+                raise
+            raise NotDelivered(
+                f"MLflow must answer for what is left to do, and {tracking_uri.displayed(self.uri)} does not; when it "
+                "does, the same command again does the rest"
+            ) from error
 
     def start_study(
         self,
@@ -107,10 +166,9 @@ class Tracker:
             UserError: if the store has no such run.
         """
         tags = common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: study_note(study, parameters, manifest)}
-        known = self._create_or_adopt(study, tags, run_id or adopt)
+        known = self._start(study, tags, parameters, manifest, run_id or adopt)
         if run_id and adopt and run_id != adopt:
-            self.log_tags(adopt, {MLFLOW_PARENT_RUN_ID: run_id, "continues": study})
-        self._describe(known, parameters, manifest)
+            self._tell(Operation(run=adopt, do="batch", what={"tags": {"continues": study}, "parent": run_id}))
         return known
 
     def start_run(self, name: str, parameters: Mapping[str, Any], manifest: Manifest, adopt: str | None = None) -> str:
@@ -122,17 +180,20 @@ class Tracker:
             manifest: of the dataset that the run works on.
             adopt: the run that `mlflow run` created for this process.
         """
-        run_id = self._create_or_adopt(name, common_tags(manifest), adopt)
-        self._describe(run_id, parameters, manifest)
-        return run_id
+        return self._start(name, common_tags(manifest), parameters, manifest, adopt)
 
     def start_trial(self, parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest) -> str:
         """Starts the child run of one trial, in its parent's experiment, and returns its id."""
-        tags = common_tags(manifest) | {MLFLOW_PARENT_RUN_ID: parent, "study": study, "trial": str(trial)}
+        return self._start_trial(parent, study, trial, config, manifest, again=False)
+
+    def _start_trial(
+        self, parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest, *, again: bool
+    ) -> str:
+        tags = common_tags(manifest) | {"study": study, "trial": str(trial)}
         name = f"{trial:04d} {config.loss} f{config.filters}"
-        run_id = self._create_run(self._existing(parent).info.experiment_id, name, tags)
-        self._log_params(run_id, config.as_dict())
-        self._client.log_inputs(run_id, [dataset_input(manifest)])
+        what = _creation(name, tags, config.as_dict(), manifest) | {"parent": parent}
+        creation = Operation(run=trial_key(parent, trial), do="create", what=what, again=again)
+        run_id = self._transport.create(creation, training=True)
         self.watch_system(run_id)
         return run_id
 
@@ -150,100 +211,67 @@ class Tracker:
         Raises:
             UserError: if the run is gone.
         """
-        run_id = run_id or self._find_trial(parent, trial)
         if run_id is None:
-            return self.start_trial(parent, study, trial, config, manifest), 0
-        self._existing(run_id)
-        self._client.update_run(run_id, status="RUNNING")
-        self.log_tags(run_id, {"state": "running"})
-        self.watch_system(run_id)
-        return run_id, max((metric.step for metric in self._client.get_metric_history(run_id, "val_dice")), default=0)
+            run_id = self._start_trial(parent, study, trial, config, manifest, again=True)
+        else:
+            self.watch_system(run_id)
+        known = run_id
+        logged = self._transport.ask(known, lambda: self._last_epoch(known), 0, training=True)
+        self._tell(
+            Operation(run=run_id, do="status", what={"status": "RUNNING"}), _batch(run_id, tags={"state": "running"})
+        )
+        return run_id, max(logged, self._transport.last_epoch(run_id))
 
-    def _find_trial(self, parent: str, trial: int) -> str | None:
-        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.trial = '{trial}'"
-        found = self._client.search_runs([self._existing(parent).info.experiment_id], wanted, max_results=1)
-        return str(found[0].info.run_id) if found else None
+    def _last_epoch(self, run: str) -> int:
+        run_id = self._recorder.existing(run).info.run_id
+        return max((metric.step for metric in self._client.get_metric_history(run_id, "val_dice")), default=0)
 
     def watch_system(self, run_id: str) -> None:
         """Logs the load of this machine (CPU, memory, GPU) to a run until it ends."""
-        self._monitors[run_id] = SystemMetrics(run_id, self.uri)
+        self._monitors[run_id] = SystemMetrics(lambda metrics, step: self.log_metrics(run_id, metrics, step))
 
     def log_epoch(self, run_id: str, report: EpochReport) -> None:
         """Logs one epoch's measurements with the epoch as step."""
         names = ("train_loss", "val_loss", "val_dice", "images_per_second")
-        self.log_metrics(run_id, {name: getattr(report, name) for name in names}, step=report.epoch)
+        metrics = _finite({name: getattr(report, name) for name in names}, report.epoch)
+        self._tell(_batch(run_id, metrics=metrics, epoch=report.epoch))
 
     def log_image(self, run_id: str, path: Path, key: str, step: int) -> None:
         """Logs a picture file as one step of the series `key`, which MLflow's page shows with a slider."""
-        self._client.log_image(run_id, mlflow.Image(str(path)), key=key, step=step)
+        name = f"{key}+step+{step}+timestamp+{_now()}+{uuid.uuid4()}.png"  # as MLflow's page reads it
+        with TemporaryDirectory() as folder:
+            shutil.copyfile(path, Path(folder) / name)
+            self._tell(Operation(run=run_id, do="image", what={"name": name}, files=Path(folder)))
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Logs numbers; NaN and infinite ones are left out: MLflow stores infinity as a number and sorts it first."""
-        now = int(time.time() * 1000)
-        finite = [Metric(name, float(value), now, step) for name, value in metrics.items() if math.isfinite(value)]
-        if finite:
-            self._client.log_batch(run_id, metrics=finite)
+        if finite := _finite(metrics, step):
+            self._tell(_batch(run_id, metrics=finite))
 
     def log_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Sets tags; a tag that is there already is replaced."""
-        self._client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
-
-    def tags(self, run_id: str) -> dict[str, str]:
-        """The tags of a run.
-
-        Raises:
-            UserError: if the store has no such run.
-        """
-        return dict(self._existing(run_id).data.tags)
-
-    def record(self, run_id: str) -> RunRecord:
-        """What the store holds of a run.
-
-        Raises:
-            UserError: if the store has no such run.
-        """
-        run = self._existing(run_id)
-        datasets = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
-        return RunRecord(
-            run_id=run_id,
-            status=run.info.status,
-            params=run.data.params,
-            tags=run.data.tags,
-            dataset=datasets[0].name if datasets else "",
-            profile=(datasets[0].profile or "") if datasets else "",
-        )
-
-    def best_trial(self, study_run: str) -> str | None:
-        """The finished trial of a study with the highest val_dice, the earliest of equals, by the id of its run.
-
-        Args:
-            study_run: the study's own.
-        """
-        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{study_run}' and attributes.status = 'FINISHED'"
-        found = self._client.search_runs(
-            [self._existing(study_run).info.experiment_id],
-            f"{wanted} and metrics.best_val_dice >= 0",
-            order_by=["metrics.best_val_dice DESC", "attributes.start_time ASC"],
-            max_results=1,
-        )
-        return str(found[0].info.run_id) if found else None
+        self._tell(_batch(run_id, tags={name: str(value) for name, value in tags.items()}))
 
     def extend_note(self, run_id: str, markdown: str) -> None:
         """Adds to the description that the run got when it started or went on; MLflow's page shows it."""
-        before = self._existing(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
-        self.log_tags(run_id, {MLFLOW_RUN_NOTE: f"{before}\n{markdown}"})
+        self._tell(Operation(run=run_id, do="note", what={"markdown": markdown}))
 
     def log_folder(self, run_id: str, folder: Path, path: str = "") -> None:
         """Uploads a folder's files, with its subfolders, below `path` of the run's artifacts."""
-        self._client.log_artifacts(run_id, str(folder), path or None)
+        self._tell(Operation(run=run_id, do="files", what={"path": path}, files=folder))
 
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Uploads a text as the artifact `path`."""
-        self._client.log_text(run_id, text, path)
+        with TemporaryDirectory() as folder:
+            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / path).write_text(text, encoding="utf-8")
+            self.log_folder(run_id, Path(folder))
 
     def log_figure(self, run_id: str, figure: "Figure", path: str) -> None:
         """Uploads a Matplotlib figure as the artifact `path`; its suffix decides the format."""
-        self._client.log_figure(run_id, figure, path)
+        with TemporaryDirectory() as folder:
+            figure.savefig(Path(folder) / path)
+            self.log_folder(run_id, Path(folder))
 
     def end(self, run_id: str, state: State, reason: str = "", traceback: str = "") -> None:
         """Ends a run; the one place that turns a state into MLflow's status.
@@ -255,30 +283,15 @@ class Tracker:
             reason: one line, becomes the tag `reason`.
             traceback: becomes the artifact `traceback.txt`.
         """
-        status, reason, traceback = _STATUS[state], hide(reason), hide(traceback)
+        reason, traceback = hide(reason), hide(traceback)
+        status = {"status": _STATUS[state], "end": None if state == "waiting" else _now()}  # what waits has no end yet
         if monitor := self._monitors.pop(run_id, None):
             monitor.stop()
         tags = {"state": state} | ({"pruned": "true"} if state == "pruned" else {})
         self.log_tags(run_id, tags | ({"reason": reason} if reason else {}))
         if traceback:
             self.log_text(run_id, traceback, "traceback.txt")
-        if state == "waiting":
-            self._client.update_run(run_id, status=status)  # not terminated: it has no end yet
-        else:
-            self._client.set_terminated(run_id, status)
-
-    def download(self, run_id: str, path: str, folder: Path) -> Path:
-        """Fetches one artifact of a run into a folder and returns its file.
-
-        Raises:
-            UserError: if the store has no such run, or the run no such artifact.
-        """
-        self._existing(run_id)
-        parent = path.rpartition("/")[0] or None
-        if path not in {file.path for file in self._client.list_artifacts(run_id, parent)}:
-            raise UserError(f"MLflow run {run_id} must have the artifact {path}, got none; choose a run that trained.")
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(self._client.download_artifacts(run_id, path, str(folder)))
+        self._tell(Operation(run=run_id, do="status", what=status))
 
     def try_out(self) -> None:
         """Writes a run with a file, reads both back, and deletes the run.
@@ -287,13 +300,15 @@ class Tracker:
             UserError: if the store refuses any of it.
         """
         try:
-            run_id = self._create_run(self._find_or_create_experiment(), "doctor", {"doctor": "yes"})
+            what = {"name": "doctor", "tags": {"doctor": "yes"}, "start": _now(), "params": {}}
+            creation = Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment})
+            run_id = self._transport.create(creation, training=False)
             try:
                 self.log_metrics(run_id, {"written": 1})
                 self.log_text(run_id, "written", "doctor.txt")
                 with TemporaryDirectory() as folder:
                     written = self.download(run_id, "doctor.txt", Path(folder)).read_text(encoding="utf-8")
-                if written != "written" or self._existing(run_id).data.metrics != {"written": 1}:
+                if written != "written" or self._recorder.existing(run_id).data.metrics != {"written": 1}:
                     raise UserError(
                         "MLflow's store must give back what was written, got something else; check its disk."
                     )
@@ -318,6 +333,9 @@ class Tracker:
         except UserError as error:
             self.end(run_id, "failed", str(error))
             raise
+        except NotDelivered:
+            self.end(run_id, "waiting", "MLflow did not answer")
+            raise
         except Exception as error:
             self.end(run_id, "failed", f"{type(error).__name__}: {error}", format_exc())
             raise
@@ -326,75 +344,49 @@ class Tracker:
     def where_to_browse(self, run_id: str) -> str:
         """What to type or open to see a run: a command for a database, an address for a server."""
         if self.uri.startswith(("http://", "https://")):
-            experiment = self._existing(run_id).info.experiment_id
-            return f"{tracking_uri.displayed(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+            address = tracking_uri.displayed(self.uri).rstrip("/")
+            if self.undelivered():
+                return address
+            experiment = self._recorder.experiment_of(run_id)
+            return f"{address}/#/experiments/{experiment}/runs/{self._recorder.run_id(run_id)}"
         return f"mlflow ui --backend-store-uri {tracking_uri.displayed(self.uri)}"
 
-    def _create_or_adopt(self, name: str, tags: Mapping[str, str], known: str | None) -> str:
+    def _start(
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        parameters: Mapping[str, Any],
+        manifest: Manifest,
+        known: str | None,
+    ) -> str:
+        """Creates a run, or goes on with one that is known; returns its id."""
+        what = _creation(name, tags, parameters, manifest)
         if known is None:
-            return self._create_run(self._find_or_create_experiment(), name, tags)
-        self._mark_experiment(self._existing(known).info.experiment_id)
-        self._client.update_run(known, status="RUNNING", name=name)
-        self.log_tags(known, tags)
+            creation = Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment})
+            return self._transport.create(creation, training=False)
+        self._transport.ask(known, lambda: bool(self._recorder.existing(known)), True, training=False)
+        self._tell(Operation(run=known, do="start", what=what | {"tags": tags}))
         return known
 
-    def _describe(self, run_id: str, parameters: Mapping[str, Any], manifest: Manifest) -> None:
-        # `mlflow run` logged its parameters as typed ("1e-3"); ours ("0.001") would be refused as a change.
-        present = self._existing(run_id).data.params
-        self._log_params(run_id, {name: value for name, value in parameters.items() if name not in present})
-        self._client.log_inputs(run_id, [dataset_input(manifest)])
-
-    def _find_experiment(self) -> str | None:
-        """The experiment's id; None until a first run needs it: a run that is adopted has its own."""
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is None:
-            return None
-        if found.lifecycle_stage != "active":
-            raise UserError(
-                f"experiment must be an active one, got '{self._experiment}', which was deleted; choose another."
-            )
-        return str(found.experiment_id)
-
-    def _find_or_create_experiment(self) -> str:
-        if found := self._find_experiment():
-            return found
-        # Artifacts lie beside their database, wherever the command was started.
-        database = tracking_uri.sqlite_path(self.uri)
-        folder = re.sub(r"[^\w.-]+", "_", self._experiment)
-        location = None if database is None else (database.parent / "mlruns" / folder).as_uri()
-        created = str(self._client.create_experiment(self._experiment, artifact_location=location))
-        self._mark_experiment(created)
-        return created
-
-    def _mark_experiment(self, experiment_id: str) -> None:
-        """Has MLflow's page open on training runs, unless somebody chose."""
-        if _EXPERIMENT_KIND not in self._client.get_experiment(experiment_id).tags:
-            self._client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
-
-    def _create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(experiment_id, tags=origin_tags() | dict(tags), run_name=name).info.run_id)
-
-    def _existing(self, run_id: str) -> Run:
-        try:
-            run = self._client.get_run(run_id)
-            if run.info.lifecycle_stage == "active":
-                return run
-            raise UserError(
-                f"MLflow run {run_id} must not be deleted; restore it (mlflow runs restore --run-id {run_id}), "
-                "or choose another."
-            )
-        except MlflowException as error:
-            # The second: what cannot be an id at all, such as a path.
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            raise UserError(
-                f"MLflow run '{run_id}' must be in {tracking_uri.displayed(self.uri)}, got none; "
-                "set MLFLOW_TRACKING_URI to the store that has it, or choose another."
-            ) from None
-
-    def _log_params(self, run_id: str, parameters: Mapping[str, Any]) -> None:
-        self._client.log_batch(run_id, params=[Param(name, as_text(value)) for name, value in parameters.items()])
+    def _tell(self, *operations: Operation) -> None:
+        self._transport.tell(*operations)
 
 
-def _create_tables(uri: str) -> None:
-    mlflow.MlflowClient(uri).search_experiments(max_results=1)
+def _now() -> int:
+    """In milliseconds, as MLflow has it."""
+    return int(time.time() * 1000)
+
+
+def _finite(metrics: Mapping[str, float], step: int) -> list[list[Any]]:
+    now = _now()
+    return [[name, float(value), now, step] for name, value in metrics.items() if math.isfinite(value)]
+
+
+def _batch(run_id: str, **what: Any) -> Operation:
+    return Operation(run=run_id, do="batch", what=what)
+
+
+def _creation(name: str, tags: Mapping[str, str], parameters: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+    params = {parameter: as_text(value) for parameter, value in parameters.items()}
+    tags = origin_tags() | dict(tags)
+    return {"name": name, "tags": tags, "start": _now(), "params": params, "dataset": dataset_input(manifest)}

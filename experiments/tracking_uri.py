@@ -6,7 +6,9 @@ should know within seconds. No message shows a password.
 
 import logging
 import os
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -18,6 +20,7 @@ from seg.errors import UserError
 
 DEFAULT = "sqlite:///mlflow.db"
 _TIMEOUT = 4  # seconds
+_creating = threading.Lock()
 
 
 def quieten_mlflow() -> None:
@@ -30,6 +33,22 @@ def quieten_mlflow() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@contextmanager
+def one_attempt() -> Iterator[None]:
+    """MLflow's requests are not tried again meanwhile: what creates something would create it twice."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    with _creating:  # the environment is every thread's; another's request may be tried once, too
+        before = os.environ.get(name)
+        os.environ[name] = "0"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 def resolve(uri: str | None) -> str:

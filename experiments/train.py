@@ -23,16 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
     config = train_config(values)
-    tracker = Tracker(launch.tracking_uri, None)
+    tracker = Tracker(launch.tracking_uri, None, values.workspace, "train")
     manifest = datasets.prepare(values, config.image_size)
 
     datasets.check_batch(manifest, config)
     run_id = tracker.start_run(f"{config.loss} f{config.filters}", config.as_dict(), manifest, adopt=launch.run_id)
-    with tracker.ending(run_id), LocalExecutor(1) as executor:
+    with tracker, tracker.ending(run_id), LocalExecutor(1) as executor:
         result = train_in_run(run_id, config, manifest, run_folder(values.workspace, run_id), tracker, executor)
     print(f"val_dice {result['val_dice']:.3f} in epoch {result['best_epoch']}")
     print(f"run {run_id}; browse: {tracker.where_to_browse(run_id)}")
-    return 0
+    return entry.done(tracker)
 
 
 if __name__ == "__main__":

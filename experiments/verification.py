@@ -14,6 +14,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.outboxes import Outboxes
 from experiments.recorded_runs import RecordedRun, RecordedStudy, RunReader
 from experiments.run_report import cost_metrics
 from experiments.storage import StoredStudy, TrialRow
@@ -60,11 +61,11 @@ def compare_records(
         driven: whether a driver holds the study: trials that run or wait are then its own business.
     """
     yield from _own_run(study, recorded, driven)
-    runs = {run.run_id: run for run in recorded.trials}
+    runs = {name: run for run in recorded.trials for name in run.names}
     for row in study.rows:
         if driven and row.state not in SETTLED:
             continue
-        run = runs.get(row.run_id or "")
+        run = runs.get(row.run_id or "none")
         where = f"trial {row.number}"
         if row.state == "running":
             yield _left_behind(where, row, run)
@@ -195,7 +196,7 @@ def _strays(study: StoredStudy, recorded: RecordedStudy, driven: bool) -> Iterat
     rows = {row.number: row for row in study.rows}
     for run in recorded.trials:
         row = rows.get(run.trial if run.trial is not None else -1)
-        if run.deleted or (row is not None and row.run_id == run.run_id):
+        if run.deleted or (row is not None and row.run_id in run.names):
             continue
         if (row is None and driven) or (row is not None and row.run_id is None and row.state not in SETTLED):
             continue  # a driver died, or is, between making the run and noting it: whoever goes on finds it
@@ -214,7 +215,7 @@ def compare_workspace(
 ) -> Iterator[Disagreement]:
     """The folders of a study's trials against its records; arguments as `compare_records`."""
     folders = {trial_folder(workspace, study.study, row.number, row.run_id): row for row in study.rows if row.run_id}
-    runs = {run.run_id for run in recorded.trials if not run.deleted}
+    runs = {name: run.run_id for run in recorded.trials if not run.deleted for name in run.names}
     for folder, row in folders.items():
         kept = checkpoint_folder(folder)
         if row.state in SETTLED and not driven and kept.exists():
@@ -225,7 +226,7 @@ def compare_workspace(
                 repair=methodcaller("remove", kept),
             )
         if row.state in ("finished", "pruned"):
-            yield from _model(row, folder, reader if row.run_id in runs else None)
+            yield from _model(row, folder, reader, runs.get(row.run_id or "none"))
     for folder in sorted((workspace.absolute() / "studies" / study.study).glob("trial_*")):
         name = folder.name.removesuffix(".checkpoints")
         prefix = name.rpartition("_")[2]
@@ -239,10 +240,9 @@ def compare_workspace(
         )
 
 
-def _model(row: TrialRow, folder: Path, reader: RunReader | None) -> Iterator[Disagreement]:
-    assert row.run_id is not None
-    run_id, here = row.run_id, (folder / MODEL).is_file()
-    there = reader is not None and reader.has_artifact(run_id, MODEL)
+def _model(row: TrialRow, folder: Path, reader: RunReader, run_id: str | None) -> Iterator[Disagreement]:
+    here = (folder / MODEL).is_file()
+    there = run_id is not None and reader.has_artifact(run_id, MODEL)
     if not here:
         yield Disagreement(
             where=str(folder),
@@ -250,11 +250,21 @@ def _model(row: TrialRow, folder: Path, reader: RunReader | None) -> Iterator[Di
             remedy="repair=yes fetches it from MLflow" if there else "train it again under another study name",
             repair=methodcaller("fetch", run_id, MODEL, folder) if there else None,
         )
-    elif reader is not None and not there:
+    elif run_id is not None and not there:
         yield Disagreement(
             where=f"trial {row.number}",
             found=f"has a {MODEL} in {folder}, and its MLflow run {run_id} has none",
             remedy=f"mlflow artifacts log-artifact --run-id {run_id} --local-file {folder / MODEL}",
+        )
+
+
+def compare_outbox(workspace: Path, uri: str) -> Iterator[Disagreement]:
+    """What commands of the workspace have still to tell the tracking store."""
+    for outbox in Outboxes.of(workspace, uri).waiting():
+        yield Disagreement(
+            where=str(outbox.folder),
+            found=f"holds {len(outbox)} operation(s) that MLflow was not told yet",
+            remedy=f"python -m experiments.sync --workspace {workspace}",
         )
 
 

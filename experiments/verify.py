@@ -20,7 +20,7 @@ from experiments.storage import StudyStore, read_study
 from experiments.study_hold import hold_to_repair
 from experiments.study_lock import StudyTaken
 from experiments.tracking import Tracker
-from experiments.verification import Disagreement, compare_dataset, compare_records, compare_workspace
+from experiments.verification import Disagreement, compare_dataset, compare_outbox, compare_records, compare_workspace
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,6 +45,7 @@ def disagreements(
     stored = read_study(storage, study)  # first: a trial ends in MLflow before it ends here
     reader = RunReader(tracker.uri)
     recorded = reader.study(study, stored.run_id)
+    yield from compare_outbox(workspace, tracker.uri)
     yield from compare_records(stored, recorded, reader, driven=driven)
     yield from compare_workspace(stored, recorded, reader, workspace, driven=driven)
     yield from compare_dataset(stored, workspace)

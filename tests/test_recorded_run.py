@@ -183,7 +183,7 @@ class TestDataset:
     def recorded(self, tmp_path: Path, manifest: Manifest, **changes: object) -> RecordedRun:
         from experiments.run_description import RunRecord
 
-        profile = json.dumps(json.loads(dataset_input(manifest).dataset.profile) | changes)
+        profile = json.dumps(json.loads(dataset_input(manifest)["dataset"]["profile"]) | changes)
         record = RunRecord(run_id="r", status="FINISHED", params={}, tags={}, dataset=manifest.name, profile=profile)
         return RecordedRun(
             record=record,

@@ -34,6 +34,7 @@ VERBS = (
     "dashboard",
     "doctor",
     "verify",
+    "sync",
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from experiments import code_version, tracking
+from experiments import code_version
 from experiments.code_version import git_commit
 from experiments.registry import Registry
 from experiments.tracking import Tracker
@@ -239,7 +239,7 @@ def test_broken_sensors_hurt_nobody(tracker, study, manifest, client, monkeypatc
     def broken(*args, **kwargs):
         raise RuntimeError("no sensor")
 
-    monkeypatch.setattr("experiments.system_metrics.SystemMetricsMonitor", broken)
+    monkeypatch.setattr("experiments.system_metrics.CPUMonitor", broken)
     trial = start_trial(tracker, study, manifest)
     tracker.end(trial, "finished")
     assert client.get_run(trial).info.status == "FINISHED"
@@ -262,7 +262,7 @@ def test_a_store_that_mlflow_refuses(tmp_path, monkeypatch):
     def refuse(uri):
         raise mlflow.exceptions.MlflowException("out-of-date schema\nrun mlflow db upgrade")
 
-    monkeypatch.setattr(tracking.mlflow, "MlflowClient", refuse)
+    monkeypatch.setattr(mlflow, "MlflowClient", refuse)
     with pytest.raises(UserError, match="must be usable, got: out-of-date schema; check its version"):
         Tracker(f"sqlite:///{tmp_path}/mlflow.db", None)
 
