@@ -20,7 +20,7 @@ from experiments.options import FIELDS, OPTIONS, parser
 from experiments.registry import check_name
 from experiments.report import note_origin, publish_page
 from experiments.storage import hold_command
-from experiments.study import LISTS, STUDY_OPTIONS, conduct, local_executor, search_space
+from experiments.study import LISTS, STUDY_OPTIONS, conduct, open_executor, search_space
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
 from seg.symmetries import TTA
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manifest = datasets.prepare(values, space.base.image_size)
     audited = Path(values.workspace) / "audits" / manifest.key
     audit.report(values, manifest, audited, sys.stderr)
-    with hold_command(values.storage, values.study), local_executor(values.slots) as executor:
+    with hold_command(values.storage, values.study), open_executor(values, space, manifest) as executor:
         result = conduct(values, space, manifest, tracker, executor, launch.run_id)
         with tracker.ending(result.run_id):
             note_origin("main", build_parser(), values, result.run_id, launch.tracking_uri)
