@@ -11,13 +11,23 @@ from pathlib import Path
 import pytest
 
 from experiments.driver import run_study
+from experiments.executors import ray as ray_executor
 from experiments.executors.ray import RayExecutor
-from experiments.jobs import Job, JobReported
+from experiments.executors.shipping import private_folder
+from experiments.jobs import Job, JobEnded, JobReported
 from experiments.progress import Progress
 from experiments.slots import Share
 from experiments.tracking import Tracker
 from seg.errors import UserError
-from tests.executor_contract import ExecutorContract, ending_of, is_alive, make_job, run_to_end, wait_for_pid
+from tests.executor_contract import (
+    ExecutorContract,
+    ending_of,
+    is_alive,
+    make_job,
+    run_to_end,
+    wait_for_pid,
+    wait_until_dead,
+)
 from tests.history import check_history
 from tests.ray_cluster import TwoNodes, running_cluster
 from tests.study_setting import Setting, make_manifest, make_space
@@ -105,6 +115,46 @@ def test_folders_on_a_full_disk_are_named(cluster, tmp_path, monkeypatch):
     assert ended.reason.startswith(f"UserError: the files of trial 0 must be kept in {tmp_path / 'trial_0'}, got: ")
 
 
+def test_a_node_that_cannot_keep_files_says_why(cluster, tmp_path):
+    folder = private_folder()
+    folder.chmod(0o755)
+    try:
+        with connect(cluster, ship=True) as executor:
+            executor.submit(make_job(tmp_path))
+            ended = ending_of(executor)
+    finally:
+        folder.chmod(0o700)
+    assert ended.user_error
+    assert ended.reason == f"UserError: {folder} must be a folder of this user alone; remove it."
+
+
+def test_a_node_that_does_not_answer_is_given_up(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "CANCEL_SECONDS", 0.0)
+    with connect(cluster) as executor:
+        job = make_job(tmp_path, "ignore_sigterm")
+        executor.submit(job)
+        pid = wait_for_pid(tmp_path / "trial_0" / "pid")
+        while executor.wait(1.0):
+            pass
+        executor.cancel(job)
+        assert ending_of(executor).state == "cancelled"
+        wait_until_dead(pid)
+
+
+def test_a_job_that_waits_for_a_node_is_cancelled_at_once(cluster, tmp_path):
+    jobs = [make_job(tmp_path, "hang", name=f"trial {number}") for number in range(3)]
+    with connect(cluster) as executor:
+        for job in jobs:
+            executor.submit(job)
+        waiting = jobs[2]
+        for number in range(2):
+            wait_for_pid(tmp_path / f"trial_{number}" / "pid")
+        started = time.monotonic()
+        executor.cancel(waiting)
+        assert ending_of(executor) == JobEnded(job=waiting, state="cancelled", reason="cancelled")
+        assert time.monotonic() - started < 5
+
+
 def test_a_dataset_is_shipped_once(cluster, tiny, tmp_path):
     job = make_job(tmp_path, "dataset")
     job.arguments["dataset"] = str(tiny.folder)
@@ -155,8 +205,11 @@ def test_a_node_that_dies_costs_an_attempt(cluster, tmp_path, ship, capfd):
             progress=Progress(setting.output),
         )
         tracker.end(result.run_id, "finished")
-        assert executor.slots == 1
-    killer.join()
+        killer.join()
+        deadline = time.monotonic() + 60
+        while executor.slots != 1:  # once Ray has noticed
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
     assert "its node or Ray's process on it died" in setting.output.getvalue()
     check_history(setting.study, setting.storage, tracking, tmp_path, trials=2, kills=1)
     assert capfd.readouterr().out == ""

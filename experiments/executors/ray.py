@@ -232,20 +232,19 @@ class RayExecutor(Executor):
         for event in told.events:
             event = replace(event, job=flight.job)
             if isinstance(event, JobEnded):
-                self._end(flight, event, kill=not self._keep_actor(flight))
+                self._end(flight, event, kill=False)
+                self._keep_actor(flight)
                 return
             if flight.cancelled_at is None:
                 self._ready.append(event)
         if not told.events or flight.cancelled_at is not None:
             self._listen(flight)  # else once it is answered: calls are made in order, and the answer must not wait
 
-    def _keep_actor(self, flight: _Flight) -> bool:
-        """Keeps an actor for the next job, unless a job waits for a node: it holds what that job needs."""
-        if any(each.stage == "begin" for each in self._flights.values()):
-            return False
+    def _keep_actor(self, flight: _Flight) -> None:
+        """Keeps an actor for the next job, unless a job waits for a node: this one may hold what that one needs."""
         flight.actor.clear.remote()
-        self._idle.append(flight.actor)
-        return True
+        if not any(each.stage == "begin" for each in self._flights.values()):
+            self._idle.append(flight.actor)  # else its last handle goes, and Ray ends it once it is clear
 
     def _keep(self, job: Job, told: Told) -> None:
         try:

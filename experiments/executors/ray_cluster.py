@@ -88,13 +88,14 @@ def _probe(address: str) -> None:
         found = canonicalize_bootstrap_address(address)
     except ConnectionError:
         found = None
+    except ValueError:
+        named = os.environ.get("RAY_ADDRESS", address)
+        raise UserError(f"RAY_ADDRESS must be HOST:PORT, got '{named}'; run this on a node of the cluster.") from None
     if found is None:
         raise UserError(
             "ray_address=auto must find a Ray cluster on this machine, and none runs; run `ray start --head` here or "
             "`ray start --address=HOST:PORT` to join one."
         )
-    if "://" in found:
-        raise UserError(f"RAY_ADDRESS must be HOST:PORT, got '{found}'; run this command on a node of the cluster.")
     host, _, port = found.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
