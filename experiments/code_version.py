@@ -2,25 +2,36 @@
 
 import functools
 import hashlib
+import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-_PROJECT = Path(__file__).parent.parent
 _PACKAGES = ("seg", "experiments")
+_COMMIT, _CHANGES = "SEG_GIT_COMMIT", "SEG_UNCOMMITTED_CHANGES"  # of code that was sent here from its repository
 
 
 @functools.cache
 def git_commit() -> str | None:
     """The commit of this project's code, with `-dirty` when files differ from it; None outside a repository."""
+    if _COMMIT in os.environ:
+        return os.environ[_COMMIT] or None
     described = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     return None if described is None else described.decode().strip() or None
 
 
 def uncommitted_changes() -> str:
     """Hash of what differs from the commit in tracked files; empty where nothing does, or there is no repository."""
+    if _CHANGES in os.environ:
+        return os.environ[_CHANGES]
     changes = _git("diff", "HEAD", "--binary", "--no-ext-diff", "--no-color")
     return hashlib.sha256(changes).hexdigest()[:20] if changes else ""
+
+
+def code_variables() -> dict[str, str]:
+    """Environment variables that tell a process on another machine, which runs this code, what it is."""
+    return {_COMMIT: git_commit() or "", _CHANGES: uncommitted_changes()}
 
 
 def loaded_code() -> dict[str, str]:
@@ -30,9 +41,12 @@ def loaded_code() -> dict[str, str]:
     """
     files = {Path(file) for module in tuple(sys.modules.values()) if (file := getattr(module, "__file__", None))}
     found = {}
-    for file in sorted(files):
-        if file.is_relative_to(_PROJECT) and file.relative_to(_PROJECT).parts[0] in _PACKAGES and file.is_file():
-            found[file.relative_to(_PROJECT).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()[:20]
+    for package in _PACKAGES:  # each may lie in a folder of its own
+        root = Path(str(importlib.import_module(package).__file__)).parent
+        for file in sorted(files):
+            if file.is_relative_to(root) and file.is_file():
+                name = f"{package}/{file.relative_to(root).as_posix()}"
+                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:20]
     return found
 
 

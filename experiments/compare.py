@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import datasets, entry
+from experiments import datasets, entry, study_executor
 from experiments.comparison import own_rates
 from experiments.final_test import score_on_test_once
 from experiments.options import FIELDS, OPTIONS, parser, train_config
 from experiments.report import COMPARISON, note_origin, publish_page, write
 from experiments.search import SearchSpace, parse_arms, parse_filters, parse_learning_rates, parse_losses
 from experiments.storage import TrialRow
-from experiments.study import LISTS, conduct, local_executor
+from experiments.study import LISTS, conduct, open_executor
 from experiments.study_hold import hold_command
 from experiments.study_page.record import StudyRecord
 from experiments.study_report import publish_study
@@ -45,7 +45,7 @@ OVERRIDES = {
         help="folder for report.html, comparison.json and the audit that the page links to",
     ),
 }
-STUDY_OPTIONS = ("arms", "design", "seeds", "study", "slots", "storage", "retries", "trial_timeout")
+STUDY_OPTIONS = ("arms", "design", "seeds", "study", *study_executor.OPTIONS, "storage", "retries", "trial_timeout")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -93,7 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
     configs = space.tuning() or space.grid(len(space.arms()) * values.seeds)
-    with hold_command(values.storage, values.study) as command, tracker, local_executor(values.slots) as executor:
+    with (
+        hold_command(values.storage, values.study) as command,
+        tracker,
+        open_executor(values, space, manifest, configs) as executor,
+    ):
         result = conduct(values, space, manifest, tracker, executor, launch.run_id, configs, command.lease)
         if space.learning_rates:
             tried = {*configs}

@@ -17,13 +17,14 @@ class Job:
 
     Attributes:
         name: unique among the jobs in flight; for people (`trial 3`).
-        task: `train` (a TrainConfig), `evaluate` (score a trained model on a split), or `replicas` (for `doctor`).
+        task: `train` (a TrainConfig), `evaluate` (score a trained model on a split), `speed` (measure training),
+            or `replicas` (for `doctor`).
         folder: absolute path where the job leaves its files.
         arguments: the task's own arguments, JSON-serialisable; see experiments/tasks.py.
     """
 
     name: str
-    task: Literal["train", "evaluate", "replicas"]
+    task: Literal["train", "evaluate", "speed", "replicas"]
     folder: str
     arguments: dict[str, Any]
 

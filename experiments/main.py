@@ -19,7 +19,7 @@ from experiments.finish import Finished, check_select, finish
 from experiments.options import FIELDS, OPTIONS, parser
 from experiments.registry import check_name
 from experiments.report import note_origin, publish_page
-from experiments.study import LISTS, STUDY_OPTIONS, conduct, local_executor, search_space
+from experiments.study import LISTS, STUDY_OPTIONS, conduct, open_executor, search_space
 from experiments.study_hold import hold_command
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
@@ -52,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_select(values.select, manifest)
     audited = Path(values.workspace) / "audits" / manifest.key
     audit.report(values, manifest, audited, sys.stderr)
-    with hold_command(values.storage, values.study) as command, tracker, local_executor(values.slots) as executor:
+    with (
+        hold_command(values.storage, values.study) as command,
+        tracker,
+        open_executor(values, space, manifest) as executor,
+    ):
         result = conduct(values, space, manifest, tracker, executor, launch.run_id, lease=command.lease)
         if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
             print(elsewhere)

@@ -56,6 +56,11 @@ def threshold(text: str) -> float | None:
     return value
 
 
+def int_or_auto(text: str) -> int | str:
+    """A whole number, or `auto`."""
+    return text if text == AUTO else int(text)
+
+
 def port(text: str) -> int:
     """A TCP port."""
     value = int(text)
@@ -170,7 +175,28 @@ _RUNNER = {
         help="trainings of every arm, each with another seed, the same ones for all; from `seed` on",
     ),
     "study": Option(type=str, default="unet", help="name of the study; the same name goes on where it stopped"),
-    "slots": Option(type=int, default=1, help="trials at the same time, each on its share of the GPUs"),
+    "executor": Option(
+        type=str,
+        default="local",
+        choices=("local", "ray"),
+        help="where trials run: local, on this machine; ray, on the nodes of a Ray cluster (extra ray)",
+    ),
+    "ray_address": Option(
+        type=str,
+        default=AUTO,
+        help="for executor=ray: HOST:PORT of the cluster; auto: RAY_ADDRESS, or the cluster that runs on this machine",
+    ),
+    "slots": Option(
+        type=int_or_auto,
+        default=1,
+        help="trials at the same time, each on its equal share of GPUs and CPU cores; auto: as many as gpus_per_trial "
+        "leaves room for, else as many as train most images per second, which is measured once per machine",
+    ),
+    "gpus_per_trial": Option(
+        type=int_or_auto,
+        default=AUTO,
+        help="GPUs of one machine for each trial; 0: none, a share of the CPU cores; auto: a share of all GPUs",
+    ),
     "storage": Option(type=str, default="sqlite:///optuna.db", help="URL of Optuna's database"),
     "retries": Option(
         type=int,

@@ -7,17 +7,15 @@ others go on.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import datasets, entry
+from experiments import datasets, entry, study_executor
 from experiments.comparison import front
 from experiments.driver import run_study
 from experiments.executors.base import Executor
-from experiments.executors.gpus import gpus_per_slot
-from experiments.executors.local import LocalExecutor
 from experiments.leases import Lease
 from experiments.objectives import is_single
 from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
@@ -31,7 +29,6 @@ from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
-from seg.errors import UserError
 
 TPE_TRIALS = 20
 LISTS: dict[str, Option] = {
@@ -43,7 +40,7 @@ LISTS: dict[str, Option] = {
         help="widths of the network's first level to compare, with commas",
     ),
 }
-STUDY_OPTIONS = ("sampler", "trials", "study", "slots", "storage", "retries", "trial_timeout")
+STUDY_OPTIONS = ("sampler", "trials", "study", *study_executor.OPTIONS, "storage", "retries", "trial_timeout")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,15 +58,20 @@ def search_space(values: argparse.Namespace) -> SearchSpace:
     return SearchSpace(base=base, losses=losses, filters=filters, sampler=values.sampler, objective=values.objective)
 
 
-def local_executor(slots: int) -> LocalExecutor:
-    """This machine, with its GPUs dealt out to the slots.
+def trials_of(values: argparse.Namespace, space: SearchSpace, configs: Sequence[TrainConfig] | None = None) -> int:
+    """How many trials the study shall have, earlier calls included."""
+    trials = len(configs) if configs is not None else values.trials
+    return int(trials) or (len(space.arms()) if space.sampler == "grid" else TPE_TRIALS)
 
-    Raises:
-        UserError: if there are no such slots.
-    """
-    if slots < 1:
-        raise UserError(f"slots must be at least 1, got {slots}.")
-    return LocalExecutor(slots, gpus=gpus_per_slot(slots, os.environ))
+
+def open_executor(
+    values: argparse.Namespace,
+    space: SearchSpace,
+    manifest: Manifest,
+    configs: Sequence[TrainConfig] | None = None,
+) -> AbstractContextManager[Executor]:
+    """Where the options want the study to train; see `study_executor.open_executor`."""
+    return study_executor.open_executor(values, space.arms(), trials_of(values, space, configs), manifest)
 
 
 def conduct(
@@ -88,11 +90,10 @@ def conduct(
     """
     for arm in space.arms():
         datasets.check_batch(manifest, arm)
-    trials = len(configs) if configs is not None else values.trials
     return run_study(
         study=values.study,
         space=space,
-        trials=trials or (len(space.arms()) if space.sampler == "grid" else TPE_TRIALS),
+        trials=trials_of(values, space, configs),
         manifest=manifest,
         workspace=Path(values.workspace),
         storage=values.storage,
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
     with hold_command(values.storage, values.study) as command, tracker:
-        with local_executor(values.slots) as executor:
+        with open_executor(values, space, manifest) as executor:
             result = conduct(values, space, manifest, tracker, executor, launch.run_id, lease=command.lease)
         if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
             print(elsewhere)

@@ -42,18 +42,21 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
         job: `train` takes the arguments `config` (the fields of a TrainConfig), `dataset` (a converted dataset's
             folder) and, to go on where an attempt before stopped, `checkpoints` (a folder). `evaluate` takes `model`
             (path of a `.keras` file), `dataset`, `split`, `tta`, and `threshold`, or None to tune it on the validation
-            split.
+            split. `speed` takes `config`, `dataset` and `seconds`.
         report: hears of each epoch of training; training stops when it returns False.
 
     Returns:
         for `train`, the fields of the TrainResult and, as `cost`, those of the ModelCost; for `evaluate`, what
-        docs/protocol.md says of evaluation.json. Both leave files in the job's folder; see docs/architecture.md.
+        docs/protocol.md says of evaluation.json; for `speed`, the fields of the StepSpeed. The first two leave files in
+        the job's folder; see docs/architecture.md.
     """
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     start_tensorflow()
     if job.task == "train":
         return train(folder, report=report, **job.arguments)
+    if job.task == "speed":
+        return speed(report=report, **job.arguments)
     return evaluate(folder, **job.arguments)
 
 
@@ -95,6 +98,22 @@ def train(
     content = asdict(result) | {"cost": asdict(cost)}
     _write(folder / RESULT, json.dumps(content, indent=1) + "\n")
     return content
+
+
+def speed(
+    *, config: dict[str, Any], dataset: str, seconds: float, report: Callable[[EpochReport], bool]
+) -> dict[str, Any]:
+    """Trains for some seconds; leaves nothing.
+
+    Reports once, when it is ready: the answer starts the seconds, so that several jobs measure at the same time.
+    """
+    from seg.training.devices import make_strategy
+    from seg.training.step_speed import measure_step_speed
+
+    settings = TrainConfig(**config)
+    strategy = make_strategy(settings.devices)
+    ready = EpochReport(epoch=0, train_loss=0.0, val_loss=0.0, val_dice=0.0, images_per_second=0.0, seconds=0.0)
+    return asdict(measure_step_speed(settings, Manifest.load(Path(dataset)), strategy, seconds, lambda: report(ready)))
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import pytest
 from experiments.executors.base import Executor
 from experiments.jobs import Job, JobEnded, JobEvent, JobReported
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def make_job(folder: Path, behaviour: str = "", name: str = "trial 0") -> Job:

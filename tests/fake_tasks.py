@@ -37,7 +37,7 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
     print("library noise on stdout")
     print("library noise on stderr", file=sys.stderr)
     behaviour = job.arguments.get("behaviour") or _planned(Path(job.folder))
-    _misbehave(behaviour, Path(job.folder), job.arguments.get("garbage", "not a message"))
+    _misbehave(behaviour, Path(job.folder), job.arguments.get("garbage", "not a message"), job.arguments.get("dataset"))
     config = job.arguments.get("config", {"loss": "bce", "filters": 8, "seed": 0, "epochs": 3})
     return _train(config, behaviour, Path(job.folder), report, job.arguments.get("checkpoints"))
 
@@ -47,7 +47,7 @@ def _planned(folder: Path) -> str:
     return json.loads(plan.read_text()).get(folder.name.rpartition("_")[0], "") if plan.exists() else ""
 
 
-def _misbehave(behaviour: str, folder: Path, garbage: str) -> None:
+def _misbehave(behaviour: str, folder: Path, garbage: str, dataset: str | None) -> None:
     match behaviour:
         case "raise":
             raise RuntimeError("the task went wrong\nsecond line")
@@ -75,6 +75,9 @@ def _misbehave(behaviour: str, folder: Path, garbage: str) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             (folder / "pid").write_text(str(os.getpid()))
             time.sleep(60)
+        case "dataset":
+            with (folder / "dataset.txt").open("a") as seen:
+                seen.write(f"{dataset}\n")
         case "child":
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             (folder / "pid").write_text(str(child.pid))

@@ -26,7 +26,7 @@ from seg.data.demo import write_demo
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.M)
-SHELL, OTHER = ("sh", "bash"), ("python", "text")
+SHELL, OTHER = ("sh", "bash"), ("python", "text", "yaml")
 
 # What makes a command small enough to run here; its own options stay unless they are named.
 RUN_HERE = {
@@ -62,6 +62,8 @@ ELSEWHERE = {
     "python -m pytest": _CI,
     "cd": "docs/how-to/cluster.md",  # of a batch script, of which the page says that nobody has run it
     "trap": "docs/how-to/cluster.md",
+    "srun": "docs/how-to/cluster.md",
+    "sleep": "docs/how-to/cluster.md",
     "wait": "docs/how-to/cluster.md",
 }
 
@@ -145,10 +147,19 @@ def test_the_commands_for_curl_are_those_that_are_run() -> None:
             assert command in guide, f"{page}: {command}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_scripts_and_yaml_can_be_read(page: Path) -> None:
+    for script in blocks(page, *SHELL):
+        checked = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+    for text in blocks(page, "yaml"):
+        assert all(isinstance(document, dict) for document in yaml.safe_load_all(text))
+
+
 def test_extras_that_are_installed_are_there() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     named = {extra for _, command in commands() for extra in re.findall(r"\.\[(\w+)\]", command)}
-    assert named == {"dev", "app", "gpu"}
+    assert named == {"dev", "app", "gpu", "ray"}
     for extra in named:
         assert re.search(rf"^{extra} = \[", project, re.M), extra
 

@@ -1,27 +1,25 @@
 import pytest
 
-from experiments.executors.gpus import gpus_per_slot, visible_gpus
-from seg.errors import UserError
+from experiments.executors.gpus import gpu_groups, visible_gpus
 
 
 @pytest.mark.parametrize(
-    ("slots", "visible", "dealt"),
+    ("gpus", "slots", "each", "dealt"),
     [
-        (2, "0,1,2,3", ("0,2", "1,3")),
-        (2, "4,5,6", ("4,6", "5")),
-        (1, "0,1", ()),
-        (3, "", ()),
-        (3, "-1", ()),
-        (2, "0, 1,-1,2", ("0", "1")),
+        (["0", "1", "2", "3"], 2, 2, ("0,2", "1,3")),
+        (["4", "5", "6"], 2, 1, ("4", "5")),
+        (["0", "1"], 1, 1, ("0",)),
+        (["0", "1"], 3, 0, ("", "", "")),  # none, although there are some
+        ([], 3, 0, ()),
     ],
 )
-def test_gpus_are_dealt_out(slots, visible, dealt):
-    assert gpus_per_slot(slots, {"CUDA_VISIBLE_DEVICES": visible}) == dealt
+def test_gpus_are_dealt_out(gpus, slots, each, dealt):
+    assert gpu_groups(gpus, slots, each) == dealt
 
 
-def test_more_slots_than_gpus():
-    with pytest.raises(UserError, match="slots must be at most the number of GPUs, 2, got 3; use 2"):
-        gpus_per_slot(3, {"CUDA_VISIBLE_DEVICES": "0,1"})
+@pytest.mark.parametrize(("visible", "seen"), [("0,1", ["0", "1"]), ("", []), ("-1", []), ("0, 1,-1,2", ["0", "1"])])
+def test_visible_gpus(visible, seen):
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": visible}) == seen
 
 
 @pytest.mark.parametrize(("script", "gpus"), [("echo GPU-a; echo GPU-b", ["GPU-a", "GPU-b"]), ("exit 9", [])])

@@ -34,6 +34,12 @@ ONLY = {
         "experiments/search.py",
         "experiments/plots.py",
     },
+    # RayExecutor, the connection, and what the nodes fetch from Ray's object store.
+    "ray": {
+        "experiments/executors/ray.py",
+        "experiments/executors/ray_cluster.py",
+        "experiments/executors/ray_node.py",
+    },
     "gradio": {"experiments/app.py", "experiments/web_page/layout.py"},  # the latter where the page is started
     # The demo writes run lengths, masks.py reads them, and overlapping.py merges them.
     "pycocotools": {"seg/data/masks.py", "seg/data/demo.py", "seg/data/audit/overlapping.py"},

@@ -72,8 +72,20 @@ def test_each_slot_has_its_gpus(tmp_path, monkeypatch):
 
 
 def _gpus_of(pid: int) -> str:
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return next(text for text in variables if text.startswith(b"CUDA_VISIBLE_DEVICES=")).partition(b"=")[2].decode()
+    return _variables_of(pid)["CUDA_VISIBLE_DEVICES"]
+
+
+def _variables_of(pid: int) -> dict[str, str]:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(text.partition("=")[::2] for text in variables)
+
+
+def test_threads_are_limited(tmp_path):
+    with LocalExecutor(1, threads=3, environment={"SEG_TEST": "yes"}, tasks=TASKS) as executor:
+        executor.submit(make_job(tmp_path, "hang"))
+        variables = _variables_of(wait_for_pid(tmp_path / "trial_0" / "pid"))
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "SEG_TEST")
+    assert [variables[name] for name in names] == ["3", "3", "3", "yes"]
 
 
 def test_gpus_must_fit_the_slots():

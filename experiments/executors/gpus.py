@@ -1,26 +1,14 @@
 """Which GPUs each slot of a machine gets."""
 
 import subprocess
-from collections.abc import Mapping
-
-from seg.errors import UserError
+from collections.abc import Mapping, Sequence
 
 
-def gpus_per_slot(slots: int, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Deals the GPUs that the driver sees out to the slots, as CUDA_VISIBLE_DEVICES for each.
-
-    Returns:
-        One value per slot; empty if there is no GPU, or one slot, whose jobs may see what the driver sees.
-
-    Raises:
-        UserError: if there are GPUs, but fewer than slots.
-    """
-    gpus = visible_gpus(environment)
-    if slots == 1 or not gpus:
+def gpu_groups(gpus: Sequence[str], slots: int, each: int) -> tuple[str, ...]:
+    """Deals GPUs out to slots, equally many to each, as CUDA_VISIBLE_DEVICES for each; empty if there is none."""
+    if not gpus:
         return ()
-    if len(gpus) < slots:
-        raise UserError(f"slots must be at most the number of GPUs, {len(gpus)}, got {slots}; use {len(gpus)}.")
-    return tuple(",".join(gpus[slot::slots]) for slot in range(slots))
+    return tuple(",".join(gpus[slot::slots][:each]) for slot in range(slots))
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:

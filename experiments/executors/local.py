@@ -4,7 +4,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +19,12 @@ GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 
 
+def thread_variables(threads: int) -> dict[str, str]:
+    """What limits the threads of TensorFlow and NumPy in a process that has not started them; 0: no limit."""
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) if threads else {}
+
+
 class LocalExecutor(Executor):
     """Runs each job as `python -m experiments.worker`, in a session of its own: Ctrl-C reaches the driver alone.
 
@@ -28,14 +34,25 @@ class LocalExecutor(Executor):
         slots: jobs at the same time.
         gpus: the GPUs of each slot, as CUDA_VISIBLE_DEVICES has them (`("0,1", "2,3")`); empty: every job sees what
             the driver sees.
+        threads: that each job may compute with; 0: as many as its libraries choose, which is one per core.
+        environment: further variables of the jobs' processes.
         tasks: the module whose `run(job, report)` does the work.
     """
 
-    def __init__(self, slots: int, *, gpus: Sequence[str] = (), tasks: str = "experiments.tasks") -> None:
+    def __init__(
+        self,
+        slots: int,
+        *,
+        gpus: Sequence[str] = (),
+        threads: int = 0,
+        environment: Mapping[str, str] | None = None,
+        tasks: str = "experiments.tasks",
+    ) -> None:
         if gpus and len(gpus) != slots:
             raise ValueError(f"gpus must name the GPUs of each of the {slots} slots, got {len(gpus)}.")
         self._slots = slots
         self._free_gpus = list(gpus)
+        self._variables = thread_variables(threads) | dict(environment or {})
         self._tasks = tasks
         self._processes: dict[str, WorkerProcess] = {}
         self._stillborn: list[JobEvent] = []
@@ -46,7 +63,7 @@ class LocalExecutor(Executor):
         return self._slots
 
     def submit(self, job: Job) -> None:
-        environment = without_secrets(os.environ)
+        environment = without_secrets(os.environ) | self._variables
         gpus = self._free_gpus.pop(0) if self._free_gpus else None
         if gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpus

@@ -67,11 +67,7 @@ def fit(
     keras.utils.set_random_seed(config.seed)
     steps = manifest.splits["train"].examples // batch_size
     with strategy.scope():
-        plain = build_training_model(config)
-        model = with_fused_normalization(plain)
-        # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
-        loss = mean_over_outputs(get_loss(config.loss))
-        model.compile(optimizer=make_optimizer(config, steps), loss=loss, jit_compile=False)
+        plain, model = compiled_model(config, steps)
     final = final_model(model)
     validation = Validation(final, validation_loss(config.loss), manifest, "val", batch_size, strategy)
     kept = None if checkpoints is None else Checkpoints(checkpoints, _identity(config, manifest, replicas))
@@ -106,6 +102,21 @@ def fit(
         model=MODEL,
         history=tuple(course.history),
     )
+
+
+def compiled_model(config: TrainConfig, steps: int) -> tuple[keras.Model, keras.Model]:
+    """The model as it is saved, and as it trains, with weights in the same order; call it within the strategy's scope.
+
+    Args:
+        config: what to build.
+        steps: per epoch.
+    """
+    plain = build_training_model(config)
+    model = with_fused_normalization(plain)
+    # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
+    loss = mean_over_outputs(get_loss(config.loss))
+    model.compile(optimizer=make_optimizer(config, steps), loss=loss, jit_compile=False)
+    return plain, model
 
 
 class _Course(keras.callbacks.Callback):
