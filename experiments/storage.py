@@ -356,8 +356,9 @@ def _create(
     if url.get_backend_name() == "sqlite":
         assert url.database is not None
         create_whole(Path(url.database), lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
-    with nullcontext() if lease is None else lease.alone():
+    with nullcontext() if lease is None else lease.alone(), ExitStack() as undone:
         storage = connect(url, lease)
+        undone.callback(storage.engine.dispose)
         study = optuna.create_study(
             storage=storage,
             study_name=identity.study,
@@ -366,5 +367,7 @@ def _create(
             pruner=make_pruner(identity.space),
         )
         check_identity(study, identity)
-    study.sampler = make_sampler(identity.space, len(study.get_trials(deepcopy=False)))
+        undone.pop_all()
+    drivers_before = 0 if lease is None else lease.before
+    study.sampler = make_sampler(identity.space, len(study.get_trials(deepcopy=False)), drivers_before)
     return storage, study

@@ -144,7 +144,7 @@ def test_the_commands_for_curl_are_those_that_are_run() -> None:
 def test_extras_that_are_installed_are_there() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     named = {extra for _, command in commands() for extra in re.findall(r"\.\[(\w+)\]", command)}
-    assert named == {"dev", "app", "gpu"}
+    assert named == {"dev", "app", "gpu", "postgres"}
     for extra in named:
         assert re.search(rf"^{extra} = \[", project, re.M), extra
 
