@@ -1,7 +1,7 @@
 """Optuna's storage, and nothing else talks to it: studies, their identity, their trials."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,9 +194,9 @@ class StudyStore:
             self._fingerprints[row.number] = fingerprint(row.config)
         return self._fingerprints.get(row.number)
 
-    def take_over(self) -> list[TrialRow]:
-        """Queues the trials that dead drivers left running, and returns them. To be called `atomically`."""
-        left_behind = [row for row in self.trials() if row.state == "running" and row.number not in self._asked]
+    def take_over(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        """Queues those of these trials that dead drivers left running, and returns them. To be called `atomically`."""
+        left_behind = [row for row in rows if row.state == "running" and row.number not in self._asked]
         if left_behind and self.lease is not None:
             # One of this driver that it does not know was asked by a transaction whose success it never heard of.
             alive = self.lease.living() - {self.lease.driver}

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import sqlalchemy
 
-from experiments.leases import TAKEN_OVER
+from experiments.leases import LEASE_SECONDS, TAKEN_OVER
 from experiments.storage import read_study
 from experiments.tracking import Tracker
 from tests.history import check_history
@@ -23,7 +23,7 @@ from tests.study_setting import Setting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LEASE = 8  # seconds; a driver on a busy machine must not miss it
+LEASE = 15.0  # seconds; a driver on a busy machine must not miss it
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ class Shared:
         self.programs: list[subprocess.Popen[bytes]] = []
         self.engine = sqlalchemy.create_engine(storage, poolclass=sqlalchemy.NullPool)
 
-    def start(self, trials: int, slots: int = 1, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, trials: int, slots: int = 1, lease: float = LEASE, **environment: str) -> subprocess.Popen[bytes]:
         """Starts one more driver, whose output goes to a file of its own."""
         folder = self.setting.folder
-        arguments = [folder, trials, slots, self.tracking, self.setting.storage, LEASE]
+        arguments = [folder, trials, slots, self.tracking, self.setting.storage, lease]
         command = [sys.executable, "-m", "tests.study_setting", *map(str, arguments)]
         surroundings = os.environ | {"MLFLOW_EXPERIMENT_NAME": folder.name} | environment
         with (folder / f"driver_{len(self.programs)}.log").open("wb") as log:
@@ -121,7 +121,7 @@ def dump(url: str) -> dict[str, list[Any]]:
 @pytest.mark.usefixtures("mlflow")
 def test_four_drivers_at_once_share_one_budget(shared: Shared, postgresql: PostgreSQL) -> None:
     shared.setting.plan(dict.fromkeys(range(50), "slow"))
-    drivers = [shared.start(trials=10) for _ in range(4)]
+    drivers = [shared.start(trials=10, lease=LEASE_SECONDS) for _ in range(4)]
     shared.end(*drivers)
     shared.check(trials=10)
     rows = read_study(shared.setting.storage, "losses").rows
@@ -171,7 +171,7 @@ def test_a_driver_that_was_taken_for_dead_writes_nothing_more(shared: Shared, po
     assert stopped.wait(timeout=30) == TAKEN_OVER
     time.sleep(1)
     assert (dump(shared.setting.storage), dump(shared.tracking)) == before
-    assert f"gave no sign of life for {LEASE} s, and another took over its trials" in shared.told(stopped)
+    assert f"gave no sign of life for {LEASE:g} s, and another took over its trials" in shared.told(stopped)
     assert "run the same command again to join it" in shared.told(stopped)
     assert "Traceback" not in shared.told(stopped)
     shared.check(trials=3, kills=1)
