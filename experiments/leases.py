@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS seg_drivers (
     trials integer  -- that had finished when it began to end the study
 )
 """
-_SECONDS_FROM_NOW = "clock_timestamp() + make_interval(secs => :seconds)"
+_LEASE = "make_interval(secs => :seconds)"
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,10 @@ class Lease:
         study: its name.
         role: `driver`; `repair` shares with nobody.
         seconds: how long a driver that gives no sign of life keeps its trials.
+
+    Attributes:
+        driver: names the lease.
+        before: how many drivers joined the study before this one.
     """
 
     def __init__(
@@ -119,6 +123,7 @@ class Lease:
     ) -> None:
         self.driver = uuid.uuid4().hex[:16]
         self.study = study
+        self.before = 0
         self._role = role
         self._seconds = seconds
         self._engine = sqlalchemy.create_engine(
@@ -127,7 +132,7 @@ class Lease:
             connect_args=connection_options(self.driver),
             execution_options={fence.OWN: True},
         )
-        self._valid_until = -1.0
+        self._valid_until = self._buries_from = -1.0
         self._renewal = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
@@ -139,6 +144,17 @@ class Lease:
             StudyTaken: if somebody repairs the study, or this one wants to and it has drivers.
         """
         asked = _now()
+        try:
+            self._join()
+        except BaseException:
+            self._engine.dispose()
+            raise
+        self._valid_until = asked + self._seconds
+        fence.put_up(self)
+        self._thread.start()
+        return self
+
+    def _join(self) -> None:
         with self._engine.begin() as connection:  # creating a table twice at once fails, also with IF NOT EXISTS
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('seg_drivers'))"))
             connection.execute(text(_TABLE))
@@ -153,14 +169,12 @@ class Lease:
             connection.execute(
                 text(
                     "INSERT INTO seg_drivers (driver, study, host, pid, role, state, joined, lease_until) VALUES "
-                    f"(:driver, :study, :host, :pid, :role, 'working', clock_timestamp(), {_SECONDS_FROM_NOW})"
+                    f"(:driver, :study, :host, :pid, :role, 'working', clock_timestamp(), clock_timestamp() + {_LEASE})"
                 ),
                 self._values(host=socket.gethostname(), pid=os.getpid(), role=self._role),
             )
-        self._valid_until = asked + self._seconds
-        fence.put_up(self)
-        self._thread.start()
-        return self
+            before = "SELECT count(*) FROM seg_drivers WHERE study = :study AND driver <> :driver"
+            self.before = int(connection.execute(text(before), self._values()).scalar_one())
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         """Leaves; a driver that was ending the study has ended it, unless an exception got in its way."""
@@ -184,7 +198,9 @@ class Lease:
         """Prolongs the lease, also one that ran out if nobody noticed; ends the process if somebody did."""
         with self._renewal:
             asked = _now()
-            self._change(f"lease_until = {_SECONDS_FROM_NOW}")
+            self._change(f"lease_until = clock_timestamp() + {_LEASE}")
+            if asked >= self._valid_until:
+                self._buries_from = asked + self._seconds
             self._valid_until = asked + self._seconds
 
     def end_process(self, reason: str) -> NoReturn:
@@ -206,9 +222,15 @@ class Lease:
         return locked(self._engine, self.study, self.bury)
 
     def bury(self) -> None:
-        """Marks drivers whose lease ran out as dead, once their connections are ended and can write nothing more."""
+        """Marks drivers whose lease ran out as dead, once their connections are ended and can write nothing more.
+
+        After the server, the network or this machine was away, all get a lease's time to come back first.
+        """
+        if _now() < self._buries_from:
+            return
         others = "study = :study AND driver <> :driver"
-        expired = f"state IN {_LIVING} AND lease_until < clock_timestamp()"
+        was_there = f"pg_postmaster_start_time() + {_LEASE} < clock_timestamp()"
+        expired = f"state IN {_LIVING} AND lease_until < clock_timestamp() AND {was_there}"
         with self._engine.begin() as connection:
             connection.execute(
                 text(f"UPDATE seg_drivers SET state = 'dying' WHERE {others} AND {expired}"), self._values()

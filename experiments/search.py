@@ -18,6 +18,7 @@ from seg.errors import UserError
 SAMPLERS = ("grid", "tpe")
 DESIGNS = ("factorial", "one_at_a_time")
 
+_SEEDS_OF_A_DRIVER = 1_000_003  # more than the trials that it may find
 WITHOUT_EFFECT = ("cache", "devices")
 """Fields of TrainConfig that say how, and not what, is trained."""
 
@@ -238,11 +239,16 @@ class ArmSampler(optuna.samplers.BaseSampler):
         return getattr(self.arm, param_name)
 
 
-def make_sampler(space: SearchSpace, trials_so_far: int) -> optuna.samplers.BaseSampler:
-    """The sampler of a study that has so many trials: seeded, and not proposing the first trials again."""
+def make_sampler(space: SearchSpace, trials_so_far: int, drivers_before: int = 0) -> optuna.samplers.BaseSampler:
+    """The sampler of a study that has so many trials: seeded, and not proposing again what other commands proposed.
+
+    Args:
+        drivers_before: how many drivers joined a study that several may share before this one.
+    """
     if space.sampler == "grid":
         return ArmSampler()
-    return optuna.samplers.TPESampler(seed=space.base.seed + trials_so_far, multivariate=True)
+    seed = space.base.seed + trials_so_far + _SEEDS_OF_A_DRIVER * drivers_before
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True)
 
 
 def make_pruner(space: SearchSpace) -> optuna.pruners.BasePruner:

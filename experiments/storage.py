@@ -1,7 +1,7 @@
 """Optuna's storage, and nothing else talks to it: studies, their identity, their trials."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -204,9 +204,9 @@ class StudyStore:
             self._fingerprints[row.number] = fingerprint(row.config)
         return self._fingerprints.get(row.number)
 
-    def take_over(self) -> list[TrialRow]:
-        """Queues the trials that dead drivers left running, and returns them. To be called `atomically`."""
-        left_behind = [row for row in self.trials() if row.state == "running" and row.number not in self._asked]
+    def take_over(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        """Queues those of these trials that dead drivers left running, and returns them. To be called `atomically`."""
+        left_behind = [row for row in rows if row.state == "running" and row.number not in self._asked]
         if left_behind and self.lease is not None:
             # One of this driver that it does not know was asked by a transaction whose success it never heard of.
             alive = self.lease.living() - {self.lease.driver}
@@ -384,8 +384,9 @@ def _create(
     if url.get_backend_name() == "sqlite":
         assert url.database is not None
         create_whole(Path(url.database), lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
-    with nullcontext() if lease is None else lease.alone():
+    with nullcontext() if lease is None else lease.alone(), ExitStack() as undone:
         storage = connect(url, lease)
+        undone.callback(storage.engine.dispose)
         study = optuna.create_study(
             storage=storage,
             study_name=identity.study,
@@ -394,5 +395,7 @@ def _create(
             pruner=make_pruner(identity.space),
         )
         check_identity(study, identity)
-    study.sampler = make_sampler(identity.space, len(study.get_trials(deepcopy=False)))
+        undone.pop_all()
+    drivers_before = 0 if lease is None else lease.before
+    study.sampler = make_sampler(identity.space, len(study.get_trials(deepcopy=False)), drivers_before)
     return storage, study

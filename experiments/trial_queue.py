@@ -61,7 +61,7 @@ class TrialQueue:
         if time.monotonic() < self._look_again:
             return None
         left_behind, taken = self._store.atomically(self._take)
-        for each in left_behind:
+        for each in (row for row in left_behind if row.config is not None):
             self._progress.say(f"trial number {each.number} was left behind by a driver that died: it goes on")
         if taken is None:
             self._look_again = time.monotonic() + _LOOK_AGAIN_SECONDS
@@ -77,15 +77,17 @@ class TrialQueue:
         return self._elsewhere
 
     def _take(self) -> tuple[list[TrialRow], Taken | None]:
-        left_behind = [row for row in self._store.take_over() if row.config is not None]
         rows = self._store.trials()
+        left_behind = self._store.take_over(rows)
+        if left_behind:
+            rows = self._store.trials()
         self._elsewhere = sum(row.state == "running" for row in rows) - self._store.asked
         failed = [row for row in rows if row.state == "failed" and row.number not in self._failed_before]
         used = sum(row.state in ("finished", "pruned", "running") for row in rows)
         used += sum(row.run_id is not None for row in failed)
         if used >= self._trials:
             return left_behind, None
-        if (resumed := self._store.resume()) is not None:
+        if any(row.state == "waiting" for row in rows) and (resumed := self._store.resume()) is not None:
             return left_behind, Taken(resumed, resumed=True)
         live = [row for row in rows if row.state != "failed"]
         row = self._propose() if self._arms is None else self._next_arm([*live, *failed])

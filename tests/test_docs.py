@@ -159,7 +159,7 @@ def test_scripts_and_yaml_can_be_read(page: Path) -> None:
 def test_extras_that_are_installed_are_there() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     named = {extra for _, command in commands() for extra in re.findall(r"\.\[(\w+)\]", command)}
-    assert named == {"dev", "app", "gpu", "ray"}
+    assert named == {"dev", "app", "gpu", "ray", "postgres"}
     for extra in named:
         assert re.search(rf"^{extra} = \[", project, re.M), extra
 

@@ -23,6 +23,7 @@ ONLY = {
         "experiments/run_description.py",  # part of tracking
         "experiments/launched_run.py",  # part of tracking
         "experiments/recorded_runs.py",  # part of tracking
+        "experiments/fenced_requests.py",  # part of tracking
         "experiments/registry.py",
         "experiments/saved_model.py",  # part of the registry
         "experiments/scoring.py",  # MLflow's scoring server
@@ -31,6 +32,9 @@ ONLY = {
     "optuna": {
         "experiments/storage.py",
         "experiments/storage_connection.py",  # part of storage
+        "experiments/patience.py",  # part of storage
+        "experiments/study_identity.py",  # part of storage
+        "experiments/study_hold.py",  # part of storage
         "experiments/search.py",
         "experiments/plots.py",
     },
