@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from experiments import entry
 from experiments.driver import run_study
 from experiments.executors.local import LocalExecutor
 from experiments.interrupts import EXIT_CODE, Interrupted
@@ -88,16 +89,17 @@ def main(folder: str, trials: str, slots: str, tracking_uri: str = "") -> int:
     if tracking_uri:
         from experiments.tracking import Tracker
 
-        setting.tracker = Tracker(tracking_uri, "survival")
-    try:
-        result = setting.run(
-            int(trials), slots=int(slots), limits=limits, space=make_space(epochs=8 if tracking_uri else 2)
-        )
-        if tracking_uri:
-            setting.tracker.end(result.run_id, "finished")
-    except Interrupted:
-        return EXIT_CODE
-    return 0
+        setting.tracker = Tracker(tracking_uri, "survival", Path(folder), "study_losses")
+    if not tracking_uri:
+        try:
+            setting.run(int(trials), slots=int(slots), limits=limits, space=make_space(epochs=2))
+        except Interrupted:
+            return EXIT_CODE
+        return 0
+    with setting.tracker:
+        result = setting.run(int(trials), slots=int(slots), limits=limits, space=make_space(epochs=8))
+        setting.tracker.end(result.run_id, "finished")
+    return entry.done(setting.tracker)
 
 
 if __name__ == "__main__":
