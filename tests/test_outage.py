@@ -197,6 +197,8 @@ def test_gone_at_the_start(
     assert result.rows[1].run_id is not None
     assert result.rows[1].run_id.startswith("k")  # not MLflow's
     assert (result.folder(result.rows[1]) / "model.keras").exists()
+    while Outboxes.of(setting.folder, proxy.uri).taken():  # as long as this process, its command, would live
+        time.sleep(0.05)
     proxy.mode = "up"
     with Tracker(proxy.uri, experiment, setting.folder, NAME) as tracker:  # the next command delivers
         setting.tracker = tracker  # type: ignore[assignment]
