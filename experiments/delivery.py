@@ -25,7 +25,7 @@ class Unanswered(Exception):
 
 
 class Delivery:
-    """Delivers run by run: the operations of a run in order, those that are to be created first.
+    """Delivers run by run: the operations of a run in order, and every other time those of one that is to be created.
 
     What MLflow refuses of one run holds up no other; it is tried again, less and less often. It closes the outbox.
 
@@ -70,10 +70,9 @@ class Delivery:
     def wait_for_id(self, key: str, patience: float) -> str | None:
         """MLflow's id of a run that is created; None if that takes longer than so many seconds, or fails."""
         deadline = time.monotonic() + patience
-        known = self._outbox.ids  # not `ids`: the outbox is to know first that both are one run
-        while key not in known and not self.away and key not in self._refused and time.monotonic() < deadline:
+        while key not in self._ids and not self.away and key not in self._refused and time.monotonic() < deadline:
             time.sleep(_POLL)
-        return known.get(key)
+        return self._ids.get(key)
 
     def ask(self, run: str, question: Callable[[], Answer], patience: float) -> Answer:
         """What MLflow answers once everything that waits for a run is told.
@@ -120,7 +119,7 @@ class Delivery:
         self._stopped.set()
         self._hurry.set()
         self._wake.set()
-        self._thread.join(timeout=1)  # in the middle of a request it ends with the process
+        self._thread.join(timeout=3)  # in the middle of a request it ends with the process
 
     def undelivered(self) -> tuple[int, list[str], str]:
         """How many operations wait, of which runs, and why."""

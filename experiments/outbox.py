@@ -67,6 +67,7 @@ class Outbox:
         # In the order of each run's oldest operation.
         self._waiting: dict[str, list[Operation]] = {}
         self._to_create: dict[str, None] = {}
+        self._created_last = False
         self._next = 1
         folder.mkdir(parents=True, exist_ok=True)
         # The file stays: removing it would let two processes lock two files of the same name.
@@ -116,12 +117,16 @@ class Outbox:
                 self._note(operation)
 
     def next_run(self, passed_over: Container[str]) -> str | None:
-        """The run to tell of next: one that is to be created, else the one that waits longest; None if none is left."""
+        """The run to tell of next, in turn one that is to be created and the one that waits longest; None: none.
+
+        A trial starts by the id of its run, if that is there soon; and what is over is not to wait for all that start.
+        """
         with self._changing:
-            for run in self._to_create:
-                if run not in passed_over:
-                    return run
-            return next((run for run in self._waiting if run not in passed_over), None)
+            created = next((run for run in self._to_create if run not in passed_over), None)
+            longest = next((run for run in self._waiting if run not in passed_over), None)
+            run = longest if self._created_last and longest is not None else created or longest
+            self._created_last = run is not None and run in self._to_create
+            return run
 
     def of_run(self, run: str) -> list[Operation]:
         """What waits for a run, in order."""

@@ -4,13 +4,13 @@ import base64
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
-from mlflow.entities import LoggedModel, LoggedModelOutput
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -20,12 +20,13 @@ from experiments.saved_model import save_model
 from seg.data.appearance import Appearance
 from seg.errors import UserError
 
+Made = TypeVar("Made")
 CHAMPION = "champion"
 GATE = "dice_own_size"  # the score that decides between two models
 _HISTORY = "champions"  # tag of a registered model
 _LONGEST_TAG, _LONGEST_DESCRIPTION = 5000, 5000  # what MLflow's database holds
 _LONGEST_NUMBER = 10  # digits of a version's
-_ATTEMPTS = 3  # to create a version, each after a look whether the one before did
+_ATTEMPTS = 3  # to create something, each after a look whether the one before did
 _SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -257,39 +258,32 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                with tracking_uri.one_attempt():
-                    # The registry's client, not `mlflow.register_model`, which works on process-wide addresses.
-                    created = self._client.create_model_version(
-                        name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=logged.model_id
-                    )
-                return str(created.version)
-            except MlflowException:
-                if attempt == _ATTEMPTS:
-                    raise
-                time.sleep(attempt)
-                if found := self.of_run(name, run_id):  # only the answer was lost
-                    return found.version
-        raise AssertionError
+        # The registry's client, not `mlflow.register_model`, which works on process-wide addresses.
+        return _once(
+            lambda: str(
+                self._client.create_model_version(
+                    name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=logged.model_id
+                ).version
+            ),
+            lambda: found.version if (found := self.of_run(name, run_id)) else None,
+        )
 
     def _log_model(self, run_id: str, model_file: Path, settings: dict[str, Any], example: bytes) -> LoggedModel:
         """Uploads the model. `mlflow.pyfunc.log_model` would load it, and TensorFlow with it, to try its example."""
         run = self._client.get_run(run_id)
         wanted = f"name = 'model' AND source_run_id = '{run_id}'"
-        # One that was begun, by a command that ended or of which only the answer was lost, is gone on with.
-        begun = self._client.search_logged_models([run.info.experiment_id], wanted, max_results=1)
-        if begun:
-            logged = begun[0]
-        else:
-            with tracking_uri.one_attempt():
-                logged = self._client.create_logged_model(
-                    run.info.experiment_id,
-                    name="model",
-                    source_run_id=run_id,
-                    params=run.data.params,
-                    model_type="pyfunc",
-                )
+
+        def begun() -> LoggedModel | None:
+            found = self._client.search_logged_models([run.info.experiment_id], wanted)
+            # One that is ready is another version's, perhaps with other settings.
+            return next((model for model in found if model.status == LoggedModelStatus.PENDING), None)
+
+        logged = begun() or _once(
+            lambda: self._client.create_logged_model(
+                run.info.experiment_id, name="model", source_run_id=run_id, params=run.data.params, model_type="pyfunc"
+            ),
+            begun,
+        )
         description = Model(
             run_id=run_id,
             model_id=logged.model_id,
@@ -301,6 +295,20 @@ class Registry:
             self._client.log_model_artifacts(logged.model_id, str(saved))
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         return self._client.finalize_logged_model(logged.model_id, "READY")
+
+
+def _once(create: Callable[[], Made], find: Callable[[], Made | None]) -> Made:
+    """Creates something, and finds it where only the answer was lost."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            with tracking_uri.one_attempt():
+                return create()
+        except MlflowException:
+            time.sleep(attempt)
+            if (found := find()) is not None:
+                return found
+    with tracking_uri.one_attempt():
+        return create()
 
 
 def check_name(name: str) -> None:

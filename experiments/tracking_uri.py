@@ -7,8 +7,7 @@ should know within seconds. No message shows a password.
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -20,7 +19,6 @@ from seg.errors import UserError
 
 DEFAULT = "sqlite:///mlflow.db"
 _TIMEOUT = 4  # seconds
-_creating = threading.Lock()
 
 
 def quieten_mlflow() -> None:
@@ -35,20 +33,41 @@ def quieten_mlflow() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-@contextmanager
-def one_attempt() -> Iterator[None]:
-    """MLflow's requests are not tried again meanwhile: what creates something would create it twice."""
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    with _creating:  # the environment is every thread's; another's request may be tried once, too
-        before = os.environ.get(name)
-        os.environ[name] = "0"
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = before
+class _OneAttempt:
+    """The environment is every thread's: the first to enter changes it, the last to leave puts it back."""
+
+    _NAME = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._inside = 0
+        self._before: str | None = None
+
+    def __enter__(self) -> None:
+        with self._changing:
+            if self._inside == 0:
+                self._before = os.environ.get(self._NAME)
+                os.environ[self._NAME] = "0"
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changing:
+            self._inside -= 1
+            if self._inside == 0 and self._before is None:
+                del os.environ[self._NAME]
+            elif self._inside == 0 and self._before is not None:
+                os.environ[self._NAME] = self._before
+
+
+_one_attempt = _OneAttempt()
+
+
+def one_attempt() -> AbstractContextManager[None]:
+    """MLflow's requests are not tried again meanwhile, another thread's neither.
+
+    For what creates something, which would be created twice, and for who tries again himself.
+    """
+    return _one_attempt
 
 
 def resolve(uri: str | None) -> str:

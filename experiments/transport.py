@@ -125,7 +125,7 @@ class ThroughOutbox:
         recorder.ids |= outbox.ids
         self._outbox = outbox
         self._briefly = _LOCAL_PATIENCE if tracking_uri.sqlite_path(uri) else _BRIEFLY
-        self._delivery = Delivery(outbox, recorder.apply, lambda: answers(uri), recorder.ids)
+        self._delivery = Delivery(outbox, lambda told: _apply(recorder, told), lambda: answers(uri), recorder.ids)
         self._delivery.start()
 
     def tell(self, *operations: Operation) -> None:
@@ -145,8 +145,8 @@ class ThroughOutbox:
         return self._outbox.last_epoch(run)
 
     def delivered(self, run: str) -> str:
-        self._delivery.settle(_PATIENCE, _say)
-        if self._delivery.away or self._outbox.of_run(run):
+        self._delivery.settle(_PATIENCE, _say, run)
+        if self._outbox.of_run(run):
             raise NotDelivered(f"{self.undelivered()}; then the same command again does the rest")
         return self._recorder.run_id(run)
 
@@ -186,13 +186,19 @@ def deliver_now(outbox: Outbox, recorder: Recorder, answering: Callable[[], bool
     for run in outbox.runs():
         try:
             for operation, numbers in merged(outbox.of_run(run)):
-                recorder.apply(operation)
+                _apply(recorder, operation)
                 outbox.acknowledge(run, numbers, recorder.ids.get(run))
         except Exception as error:  # whatever MLflow, its server or the network came up with
             reason = str(error).partition("\n")[0] or type(error).__name__
             if not answering():
                 break
     return reason
+
+
+def _apply(recorder: Recorder, operation: Operation) -> None:
+    """Tells it; who waits here tries again himself, and MLflow would block for half a minute."""
+    with tracking_uri.one_attempt():
+        recorder.apply(operation)
 
 
 def _warn_of_damage(outbox: Outbox) -> None:

@@ -101,7 +101,7 @@ def _train(
     for epoch in range(len(history) + 1, config["epochs"] + 1):
         if not goes_on:
             break
-        if behaviour == "slow":
+        if behaviour in ("slow", "timed"):
             time.sleep(0.3)
         if behaviour == f"sigkill_in_{epoch}" and not (folder / "killed").exists():
             (folder / "killed").touch()
@@ -118,7 +118,11 @@ def _train(
             )
         )
         _keep(checkpoints, history)
+        started = time.monotonic()
         goes_on = report(history[-1])
+        if behaviour == "timed":
+            with (folder / "waits.txt").open("a") as waits:
+                waits.write(f"{time.monotonic() - started}\n")
     if not goes_on:
         stop_reason = "pruned"
     (folder / "model.keras").write_text("weights")

@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         proxy = self.server
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         if proxy.mode != "up":
             proxy.failed += 1
             if proxy.mode == "silent":
@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         connection = http.client.HTTPConnection(proxy.target.hostname or "", proxy.target.port, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP | {"host"}}
         connection.request(self.command, self.path, body, headers)
         answer = connection.getresponse()
         content = answer.read()
@@ -74,6 +74,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on
 

@@ -7,11 +7,13 @@ import io
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import optuna
 
+from experiments import entry
 from experiments.driver import run_study
 from experiments.executors.local import LocalExecutor
 from experiments.interrupts import EXIT_CODE, Interrupted
@@ -99,10 +101,14 @@ def main(
     if tracking_uri:
         from experiments.tracking import Tracker
 
-        setting.tracker = Tracker(tracking_uri, os.environ.get("MLFLOW_EXPERIMENT_NAME", "survival"))
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "survival")
+        setting.tracker = Tracker(tracking_uri, name, setting.folder, f"study_{setting.study}")
     space = make_space(objective=objective, epochs=8 if tracking_uri or storage else 2)
     try:
-        with hold_command(setting.storage, setting.study, float(seconds)) as command:
+        with (
+            hold_command(setting.storage, setting.study, float(seconds)) as command,
+            setting.tracker if tracking_uri else nullcontext(),
+        ):
             result = setting.run(int(trials), slots=int(slots), limits=limits, space=space, lease=command.lease)
             if elsewhere := command.ended_elsewhere(result.rows):
                 print(elsewhere)
@@ -110,7 +116,7 @@ def main(
                 setting.tracker.end(result.run_id, "finished")
     except Interrupted:
         return EXIT_CODE
-    return 0
+    return entry.done(setting.tracker) if tracking_uri else 0
 
 
 if __name__ == "__main__":

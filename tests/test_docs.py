@@ -35,6 +35,7 @@ RUN_HERE = {
     "predict": [],
     "promote": [],
     "report": [],
+    "sync": [],
 }
 _END_TO_END, _CI = "tests/test_end_to_end.py::", ".ci/run"
 # First words of a command: the test that runs the like of it.

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from experiments import entry
+from experiments.delivery import NotDelivered
 from seg.errors import UserError
 
 
@@ -36,6 +37,29 @@ def test_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> N
 
     assert ended_with(main) == 2
     assert capsys.readouterr().err == "error: batch_size must be at least 1, got 0.\n"
+
+
+def test_what_mlflow_was_not_told_is_the_last_line_and_code_5(capsys: pytest.CaptureFixture[str]) -> None:
+    class Told:
+        def undelivered(self) -> str:
+            return ""
+
+    class Untold:
+        def undelivered(self) -> str:
+            return "not yet delivered to MLflow: 2 operation(s)"
+
+    assert ended_with(lambda arguments: entry.done(Told())) == 0  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+    assert ended_with(lambda arguments: entry.done(Untold())) == 5  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "not yet delivered to MLflow: 2 operation(s)\n"
+
+
+def test_what_mlflow_must_answer_first_is_one_line_and_code_5(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: Sequence[str] | None) -> int:
+        raise NotDelivered("MLflow must answer")
+
+    assert ended_with(main) == 5
+    assert capsys.readouterr().err == "not finished: MLflow must answer\n"
 
 
 def test_interruption_is_code_130() -> None:

@@ -2,14 +2,17 @@
 
 import importlib
 import json
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from experiments import final_test
+from experiments.delivery import NotDelivered
 from experiments.final_test import score_metrics
 from experiments.main import main
 from experiments.one_job import JobFailed
@@ -79,20 +82,47 @@ def test_the_studys_run_fails_with_its_report(verb: str, tmp_path: Path, monkeyp
     def break_down(*arguments: Any) -> None:
         raise RuntimeError("no room for a plot")
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    manifest = make_manifest(tmp_path)
+    run_id = prepare(verb, tmp_path, monkeypatch)
+    monkeypatch.setattr(f"experiments.{verb}.publish_study", break_down)
+    with pytest.raises(RuntimeError, match="no room for a plot"):
+        importlib.import_module(f"experiments.{verb}").main([])
+    run = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(run_id)
+    assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "RuntimeError: no room for a plot")
+
+
+@pytest.mark.parametrize(
+    ("answers", "ends", "status"), [(False, NotDelivered, "SCHEDULED"), (True, MlflowException, "FAILED")]
+)
+def test_a_model_is_registered_when_mlflow_answers_again(
+    answers: bool, ends: type[Exception], status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*arguments: Any) -> None:
+        raise MlflowException("API request to http://host failed")
+
+    run_id = prepare("main", tmp_path, monkeypatch)
+    (tmp_path / "workspace" / "audits" / ("a" * 64)).mkdir(parents=True)
+    monkeypatch.setattr("experiments.main.publish_study", lambda *arguments: None)
+    monkeypatch.setattr("experiments.main.finish", break_down)
+    monkeypatch.setattr("experiments.tracking.answers", lambda uri: answers)
+    with pytest.raises(ends, match="MLflow must answer for what is left to do|API request to http://host failed"):
+        main([])
+    run = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(run_id)
+    assert run.info.status == status
+
+
+def prepare(verb: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Has a verb find its study done, in a folder; returns the study's run."""
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    manifest = make_manifest(folder)
     run_id = Tracker(uri, None).start_study("unet", {}, manifest)
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     module = f"experiments.{verb}"
     monkeypatch.setattr("experiments.datasets.prepare", lambda values, image_size: manifest)
     monkeypatch.setattr("experiments.audit.report", lambda *arguments: [])
     monkeypatch.setattr(f"{module}.local_executor", lambda slots: nullcontext())
-    monkeypatch.setattr(f"{module}.conduct", lambda *arguments: make_result(tmp_path, study_run=run_id))
-    monkeypatch.setattr(f"{module}.publish_study", break_down)
-    with pytest.raises(RuntimeError, match="no room for a plot"):
-        importlib.import_module(module).main([])
-    run = mlflow.MlflowClient(uri).get_run(run_id)
-    assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "RuntimeError: no room for a plot")
+    monkeypatch.setattr(f"{module}.conduct", lambda *arguments: make_result(folder, study_run=run_id))
+    return run_id
 
 
 def test_scores_of_an_older_format_or_of_other_images_are_made_anew(

@@ -102,15 +102,18 @@ class TestOutbox:
         outbox.close()
         assert steps(Outbox(tmp_path), "id") == [1, 2, 3]
 
-    def test_runs_that_are_to_be_created_come_first(self, tmp_path: Path) -> None:
-        key = new_key()
+    def test_runs_that_are_to_be_created_come_every_other_time(self, tmp_path: Path) -> None:
+        first, second = new_key(), new_key()
         outbox = Outbox(tmp_path)
-        outbox.append([batch("a", 1), creation(key)])
-        assert outbox.next_run(set()) == key
-        assert outbox.next_run({key}) == "a"
-        outbox.acknowledge(key, [2], "id")
-        assert outbox.next_run(set()) == "a"
+        outbox.append([batch("a", 1), batch("b", 1), creation(first), creation(second)])
+        assert [outbox.next_run(set()) for _ in range(3)] == [first, "a", first]
+        assert outbox.next_run({"a", first}) == "b"
+        assert outbox.next_run({"a", first}) == second
+        outbox.acknowledge(first, [3], "id")
         outbox.acknowledge("a", [1], None)
+        assert [outbox.next_run(set()) for _ in range(3)] == ["b", second, "b"]
+        outbox.acknowledge("b", [2], None)
+        outbox.acknowledge(second, [4], "id 2")
         assert outbox.next_run(set()) is None
 
     def test_the_last_epoch_is_known_until_a_run_ends(self, tmp_path: Path) -> None:

@@ -149,6 +149,17 @@ def test_quieten_leaves_what_the_user_has_set(monkeypatch):
         monkeypatch.delenv(name)
 
 
+def test_one_attempt_is_everybodys_until_the_last_one_left(monkeypatch):
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    for before in ("7", None):
+        monkeypatch.setenv(name, "7") if before else monkeypatch.delenv(name)
+        with tracking_uri.one_attempt():
+            with tracking_uri.one_attempt():
+                assert os.environ[name] == "0"
+            assert os.environ[name] == "0"
+        assert os.environ.get(name) == before
+
+
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
 def test_a_store_in_memory(uri):
     with pytest.raises(UserError, match="tracking_uri must name a file"):

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import verify
+from experiments.operations import Operation
+from experiments.outboxes import Outboxes
 from experiments.storage import read_study
 from experiments.study_hold import hold_command
 from experiments.study_result import checkpoint_folder, trial_folder
@@ -281,6 +283,30 @@ def test_what_is_named_and_left_to_people(harm, named: str, study: Study, capsys
     assert named in told
     assert "study 'losses': 1 disagreement(s) stay\n" in told
     assert "repaired" not in told
+
+
+def test_what_mlflow_was_not_told_yet(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    outbox = Outboxes.of(study.folder, study.uri).open("study_losses")
+    outbox.append([Operation(run=study.parent, do="status", what={"status": "FINISHED", "end": 1})])
+    outbox.close()
+    assert study.verify() == 3
+    assert (
+        f"{outbox.folder} holds 1 operation(s) that MLflow was not told yet -> "
+        f"python -m experiments.sync --workspace {study.folder}\n" in capsys.readouterr().out
+    )
+
+
+def test_a_run_that_optuna_knows_by_its_key(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    key = study.client.get_run(study.run_ids[0]).data.tags["run_key"]
+    there = study.trial(0)
+    parent = study.client.get_run(study.parent).data.tags["run_key"]
+    for table, run, known in (("trial", study.run_ids[0], key), ("study", study.parent, parent)):
+        change = f"UPDATE {table}_user_attributes SET value_json = ? WHERE value_json = ?"
+        study.execute("optuna.db", change, json.dumps(known), json.dumps(run))
+    there.rename(study.trial(0))
+    assert study.run_ids[0] == key
+    assert study.parent == parent
+    assert study.verify() == 0, capsys.readouterr().out
 
 
 def test_nothing_is_repaired_while_a_driver_holds_the_study(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
