@@ -86,7 +86,7 @@ def test_the_studys_run_fails_with_its_report(verb: str, tmp_path: Path, monkeyp
     module = f"experiments.{verb}"
     monkeypatch.setattr("experiments.datasets.prepare", lambda values, image_size: manifest)
     monkeypatch.setattr("experiments.audit.report", lambda *arguments: [])
-    monkeypatch.setattr(f"{module}.local_executor", lambda slots: nullcontext())
+    monkeypatch.setattr(f"{module}.open_executor", lambda *arguments: nullcontext())
     monkeypatch.setattr(f"{module}.conduct", lambda *arguments: make_result(tmp_path, study_run=run_id))
     monkeypatch.setattr(f"{module}.publish_study", break_down)
     with pytest.raises(RuntimeError, match="no room for a plot"):
