@@ -100,7 +100,9 @@ def _open(values: argparse.Namespace, division: Division) -> Executor:
     if values.executor == "ray":
         from experiments.executors.ray import RayExecutor
 
-        return RayExecutor(values.ray_address, slots=division.slots, share=division.share)
+        # auto follows the nodes that come
+        limit = 0 if values.slots == AUTO else division.slots
+        return RayExecutor(values.ray_address, slots=limit, share=division.share)
     return _local_executor(division, _gpus_per_trial(values))
 
 
