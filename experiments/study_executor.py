@@ -100,11 +100,13 @@ def _open(values: argparse.Namespace, division: Division) -> Executor:
     if values.executor == "ray":
         from experiments.executors.ray import RayExecutor
 
-        return RayExecutor(values.ray_address, slots=division.slots, share=division.share)
-    return local_executor(division, _gpus_per_trial(values))
+        # auto follows the nodes that come
+        limit = 0 if values.slots == AUTO else division.slots
+        return RayExecutor(values.ray_address, slots=limit, share=division.share)
+    return _local_executor(division, _gpus_per_trial(values))
 
 
-def local_executor(division: Division, gpus_per_trial: int | None = None) -> LocalExecutor:
+def _local_executor(division: Division, gpus_per_trial: int | None = None) -> LocalExecutor:
     """This machine, divided. One slot sees and uses all that this process may, unless `gpus_per_trial` says less."""
     slots = division.slots
     if slots == 1 and gpus_per_trial is None:

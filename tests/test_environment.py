@@ -99,3 +99,18 @@ def test_a_field_of_any_other_kind_is_refused_or_read_as_it_stands(field, value)
 def test_any_text_is_one_line_of_error(text):
     with pytest.raises(UserError):
         Environment.read(text)
+
+
+def test_code_that_was_sent_here_knows_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = code_version.code_variables()
+    assert sent == {
+        "SEG_GIT_COMMIT": code_version.git_commit() or "",
+        "SEG_UNCOMMITTED_CHANGES": code_version.uncommitted_changes(),
+    }
+    for name in sent:
+        monkeypatch.setenv(name, f"of {name}")
+    code_version.git_commit.cache_clear()
+    try:
+        assert code_version.code_variables() == {name: f"of {name}" for name in sent}
+    finally:
+        code_version.git_commit.cache_clear()

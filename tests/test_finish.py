@@ -120,8 +120,8 @@ def prepare(verb: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     module = f"experiments.{verb}"
     monkeypatch.setattr("experiments.datasets.prepare", lambda values, image_size: manifest)
     monkeypatch.setattr("experiments.audit.report", lambda *arguments: [])
-    monkeypatch.setattr(f"{module}.local_executor", lambda slots: nullcontext())
-    monkeypatch.setattr(f"{module}.conduct", lambda *arguments: make_result(folder, study_run=run_id))
+    monkeypatch.setattr(f"{module}.open_executor", lambda *arguments: nullcontext())
+    monkeypatch.setattr(f"{module}.conduct", lambda *arguments, **lease: make_result(folder, study_run=run_id))
     return run_id
 
 

@@ -1,6 +1,9 @@
 """The executor for Ray on a real cluster of two nodes; one of them dies."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.code_version import git_commit
 from experiments.driver import run_study
 from experiments.executors import ray as ray_executor
 from experiments.executors.ray import RayExecutor
@@ -18,6 +22,7 @@ from experiments.jobs import Job, JobEnded, JobReported
 from experiments.progress import Progress
 from experiments.slots import Share
 from experiments.tracking import Tracker
+from seg.data.demo import write_demo
 from seg.errors import UserError
 from tests.executor_contract import (
     ExecutorContract,
@@ -31,10 +36,12 @@ from tests.executor_contract import (
 from tests.history import check_history
 from tests.ray_cluster import TwoNodes, running_cluster
 from tests.study_setting import Setting, make_manifest, make_space
+from tests.tiny import write_tiny
 
 pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+ROOT = Path(__file__).parent.parent
 ONE_CPU = Share(cpus=1, gpus=0)
 CODE = ("seg", "experiments", "tests")
 
@@ -155,7 +162,8 @@ def test_a_job_that_waits_for_a_node_is_cancelled_at_once(cluster, tmp_path):
         assert time.monotonic() - started < 5
 
 
-def test_a_dataset_is_shipped_once(cluster, tiny, tmp_path):
+def test_a_dataset_is_shipped_once(cluster, tmp_path):
+    tiny = write_tiny(tmp_path / "tiny", seed=time.time_ns() % 10**9)  # which no earlier test has left on the node
     job = make_job(tmp_path, "dataset")
     job.arguments["dataset"] = str(tiny.folder)
     with connect(cluster, ship=True) as executor:
@@ -169,6 +177,7 @@ def test_a_dataset_is_shipped_once(cluster, tiny, tmp_path):
     first, second = (Path(line) for line in (tmp_path / "trial_0" / "dataset.txt").read_text().splitlines())
     assert first == second != tiny.folder
     assert (first / "train.npy").read_bytes() == (tiny.folder / "train.npy").read_bytes()
+    shutil.rmtree(first)
 
 
 @pytest.mark.parametrize("ship", [True, False], ids=["shipped", "shared"])
@@ -273,3 +282,36 @@ def test_no_node_has_room(cluster):
         connect(cluster, share=Share(cpus=3, gpus=0))
     with connect(cluster, slots=1) as executor:  # the connection was ended
         assert executor.slots == 1
+
+
+@pytest.mark.timeout(600)
+def test_a_study_by_its_command(cluster, tmp_path):
+    write_demo(tmp_path / "export", train=4, valid=2, test=2)
+    options = {
+        "data": tmp_path / "export",
+        "workspace": tmp_path / "workspace",
+        "storage": f"sqlite:///{tmp_path / 'optuna.db'}",
+        "executor": "ray",
+        "ray_address": cluster.address,
+        "slots": 2,
+        "image_size": 32,
+        "filters": 4,
+        "depth": 2,
+        "epochs": 2,
+        "loss": "bce,dice",
+    }
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "experiments.study", *(f"--{name}={value}" for name, value in options.items())]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("best: trial ")
+    assert len(done.stdout.splitlines()) == 1
+    assert "forecast: 2 trials in all, of up to 2 epochs, 2 trials at a time, 1 core each" in done.stderr
+    noise = [line for line in done.stderr.splitlines() if re.search(r"\b[Rr]ay(let)?\b|WARNING", line)]
+    assert noise == []
+    recorded = [
+        json.loads(path.read_text()) for path in tmp_path.glob("workspace/studies/unet/trial_*/environment.json")
+    ]
+    assert [each["flags"]["TF_NUM_INTRAOP_THREADS"] for each in recorded] == ["1", "1"]
+    assert {each["git_commit"] for each in recorded} == {git_commit() or ""}
+    assert {"experiments/tasks.py", "seg/training/fit.py"} <= recorded[0]["code"].keys()

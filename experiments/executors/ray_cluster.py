@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import re
 import signal
@@ -39,7 +40,7 @@ def connect(address: str, packages: Sequence[str]) -> bool:
             ray.init(
                 address=address,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 runtime_env={"py_modules": modules, "excludes": ["__pycache__", "*.pyc"]},
             )
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:

@@ -198,7 +198,8 @@ def _writer(files: Pieces) -> Callable[[Path], None]:
             check_name(name)
             with (folder / name).open("wb") as file:
                 for reference in references:
-                    file.write(ray.get(reference))
+                    piece: Any = ray.get(reference)
+                    file.write(piece)
 
     return write
 
