@@ -88,6 +88,25 @@ def test_who_may_do_what(stack: Stack) -> None:
     assert requests.post(create, json={"name": "evil"}, auth=LOGIN, headers=foreign, timeout=60).status_code == 403
 
 
+def test_an_account_reads_everything_and_makes_its_own(stack: Stack) -> None:
+    api = f"{stack.tracking}/api/2.0/mlflow"
+    anna = ("anna", "a long password")
+    created = requests.post(
+        f"{api}/users/create", json={"username": anna[0], "password": anna[1]}, auth=LOGIN, timeout=60
+    )
+    assert created.ok, created.text
+
+    def post(path: str, content: dict[str, str], auth: tuple[str, str]) -> requests.Response:
+        return requests.post(f"{api}/{path}", json=content, auth=auth, timeout=60)
+
+    theirs = post("experiments/create", {"name": "of the administrator"}, LOGIN).json()["experiment_id"]
+    asked = f"{api}/experiments/get?experiment_id={theirs}"
+    assert requests.get(asked, auth=anna, timeout=60).json()["experiment"]["name"] == "of the administrator"
+    assert post("experiments/delete", {"experiment_id": theirs}, anna).status_code == 403
+    own = post("experiments/create", {"name": "anna's"}, anna).json()["experiment_id"]
+    assert post("experiments/delete", {"experiment_id": own}, anna).ok
+
+
 def test_the_studies_role_reaches_its_own_database_alone(stack: Stack) -> None:
     place = stack.storage.removesuffix("/optuna")
     password = SECRETS["OPTUNA_DATABASE_PASSWORD"]
