@@ -17,6 +17,7 @@ import io
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -326,6 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
     values = parser.parse_args(arguments)
     if values.sampled and values.database != "postgresql":
         parser.error("--sampled needs --database postgresql")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are ended too
     run(values.database, values.trials, values.slots, values.output, values.sampled)
     return 0
 

@@ -1,7 +1,8 @@
 """The load benchmark measures a real study: on small numbers, and on both kinds of databases."""
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,13 @@ import cv2
 import pytest
 
 from benchmarks import load
+
+
+@pytest.fixture(autouse=True)
+def handler_of_sigterm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def measured(output: Path, *options: str) -> dict[str, Any]:
