@@ -129,15 +129,17 @@ entry.run(study.main)
 SMALL = ["--data=demo", "--image_size=32", "--depth=2", "--loss=bce", "--filters=4,8", "--epochs=2", "--trials=2"]
 
 
-def run_study(folder: Path, storage: str, tracking: str, password: str) -> subprocess.CompletedProcess[str]:
+def run_study(
+    folder: Path, storage: str, tracking: str, password: str, study: str = "unet"
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "PGPASSWORD": password,
         "MLFLOW_TRACKING_URI": tracking,
-        "MLFLOW_EXPERIMENT_NAME": "canary",
+        "MLFLOW_EXPERIMENT_NAME": f"canary {study}",
     }
     return subprocess.run(
-        [sys.executable, "-c", STUDY, *SMALL, f"--storage={storage}"],
+        [sys.executable, "-c", STUDY, *SMALL, f"--storage={storage}", f"--study={study}"],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -170,6 +172,12 @@ def test_a_study_through_it_writes_no_password(stack: Stack, postgresql: Postgre
     assert done.returncode == 0, done.stderr
     assert "best: trial 1" in done.stdout
     shown.append(done)
+    database = stack.storage.replace("optuna@", f"mlflow:{SECRETS['MLFLOW_DATABASE_PASSWORD']}@").replace(
+        "/optuna", "/mlflow"
+    )
+    direct = run_study(tmp_path, stack.storage, database, password, "direct")  # without the server before it
+    assert direct.returncode == 0, direct.stderr
+    shown.append(direct)
 
     databases = {name: everything_in(postgresql, name) for name in ("optuna", "mlflow", "mlflow_accounts")}
     written = {
@@ -179,7 +187,8 @@ def test_a_study_through_it_writes_no_password(stack: Stack, postgresql: Postgre
     # The canaries would be found: what stands beside them is there.
     assert b"study.py" not in databases["optuna"]
     assert b"config" in databases["optuna"]
-    assert b"canary" in databases["mlflow"]  # the name of the experiment
+    assert b"canary unet" in databases["mlflow"]  # the name of an experiment
+    assert b"canary direct" in databases["mlflow"]
     assert any("artifacts" in name and name.endswith("report.html") for name in written)
     assert any(name.endswith("log.txt") for name in written)
     assert {name for name, content in written.items() if b"canary-" in content} == set()
