@@ -1,11 +1,12 @@
 """What the driver, the storage and the tracking cost per trial, however many trials a study has.
 
-    python -m benchmarks.load [--trials 10000] [--slots 1] [--database postgresql|sqlite] [--output load]
+    python -m benchmarks.load [--trials 10000] [--slots 1] [--database postgresql|sqlite] [--output load] [--sampled]
 
 Runs a real study (`experiments.driver.run_study`) whose trials do nothing: they report two epochs and leave one small
 file, in the driver's own process, so that neither training nor the start of a process is counted. With postgresql both
 storages lie in one server, which this command starts, with MLflow's server in front of its own; with sqlite they are
-two files.
+two files. With --sampled, most of the trials are copies in the databases, and 40 are run and measured beside a
+hundredth, a tenth, a third and all of them.
 
 Leaves load.json and load.png in the output folder: seconds per trial (the median since the last point), the driver's
 resident memory and the size of both databases, against the number of trials.
@@ -16,6 +17,7 @@ import io
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -30,6 +32,7 @@ from typing import Any
 import psutil
 from matplotlib.figure import Figure
 
+from benchmarks.earlier_trials import copy_trials
 from experiments.driver import run_study
 from experiments.executors.base import Executor
 from experiments.jobs import Job, JobEnded, JobEvent, JobReported
@@ -44,7 +47,8 @@ from tests.postgresql_server import postgresql_server
 
 TARGET = 0.3  # seconds per trial
 _EPOCHS = 2
-_POINTS = 50
+_POINTS = 50  # of a whole measurement
+_SAMPLE = 40  # trials that are measured at each point of a sampled one
 _MIB = 2**20
 
 
@@ -54,11 +58,13 @@ class Backends:
 
     Attributes:
         storage, tracking: URLs of Optuna's storage and MLflow's store.
+        database_of_mlflow: URL of what is behind the latter.
         sizes: asks how many bytes each database has.
     """
 
     storage: str
     tracking: str
+    database_of_mlflow: str
     sizes: Callable[[], Mapping[str, int]]
 
 
@@ -91,24 +97,36 @@ class Meter:
         self._sizes = sizes
         self._keep = keep
         self._trials = 0
+        self._warm = True
+        self._begin()
+
+    def _begin(self) -> None:
+        self._counted = 0
         self._spans: list[float] = []
-        self._since = time.perf_counter()
-        self._cpu = (0, time.process_time())
+        self._since, self._cpu = time.perf_counter(), time.process_time()
+
+    def go_on_at(self, trials: int) -> None:
+        """A study goes on with so many trials; the first `slots` that end then are not measured, with its start."""
+        self._trials, self._warm = trials, False
+        self._begin()
 
     def trial_ended(self) -> None:
         self._trials += 1
-        if self._trials % self._slots == 0:  # side by side, trials start together and end together
+        self._counted += 1
+        if not self._warm:
+            if self._counted == self._slots:
+                self._warm = True
+                self._begin()
+            return
+        if self._counted % self._slots == 0:  # side by side, trials start together and end together
             self._spans.append((time.perf_counter() - self._since) / self._slots)
             self._since = time.perf_counter()
-        if self._trials % self._every == 0 and self._spans:
+        if self._counted >= self._every and self._spans:
             seconds = statistics.median(self._spans)
+            cpu = (time.process_time() - self._cpu) / self._counted
             memory = psutil.Process().memory_info().rss
-            before, then = self._cpu
-            cpu = (time.process_time() - then) / (self._trials - before)
             self._keep(Point(trials=self._trials, seconds=seconds, cpu_seconds=cpu, memory=memory, **self._sizes()))
-            self._spans = []
-            self._cpu = (self._trials, time.process_time())
-            self._since = time.perf_counter()  # what it took to measure is nobody's cost
+            self._begin()  # what it took to measure is nobody's cost
 
 
 class IdleExecutor(Executor):
@@ -179,7 +197,9 @@ def open_backends(database: str, folder: Path) -> Iterator[Backends]:
         def file_sizes() -> dict[str, int]:
             return {name: sum(file.stat().st_size for file in folder.glob(f"{name}.db*")) for name in files}
 
-        yield Backends(storage=urls["optuna"], tracking=urls["mlflow"], sizes=file_sizes)
+        yield Backends(
+            storage=urls["optuna"], tracking=urls["mlflow"], database_of_mlflow=urls["mlflow"], sizes=file_sizes
+        )
         return
     with postgresql_server(durable=True) as server:
         urls = {name: server.create_database() for name in ("optuna", "mlflow")}
@@ -189,10 +209,17 @@ def open_backends(database: str, folder: Path) -> Iterator[Backends]:
             return {name: int(server.execute(statement)[0][0]) for name, statement in asked.items()}
 
         with mlflow_server(folder, urls["mlflow"]) as tracking:
-            yield Backends(storage=urls["optuna"], tracking=tracking, sizes=database_sizes)
+            yield Backends(
+                storage=urls["optuna"],
+                tracking=tracking,
+                database_of_mlflow=urls["mlflow"],
+                sizes=database_sizes,
+            )
 
 
-def measure(database: str, trials: int, slots: int, workspace: Path, keep: Callable[[Point], None]) -> None:
+def measure(
+    database: str, trials: int, slots: int, workspace: Path, keep: Callable[[Point], None], sampled: bool = False
+) -> None:
     """Runs the study and hands each point to `keep`."""
     base = TrainConfig(image_size=64, depth=3, epochs=_EPOCHS)
     manifest = Manifest(
@@ -206,20 +233,36 @@ def measure(database: str, trials: int, slots: int, workspace: Path, keep: Calla
         splits={},
         left_out=[],
     )
+    space = SearchSpace(base=base, losses=("bce", "dice"), filters=(8, 16))
+    arms = len(space.arms())
     with open_backends(database, workspace) as backends:
-        meter = Meter(max(1, trials // _POINTS), slots, backends.sizes, keep)
-        with IdleExecutor(slots, meter) as executor:
-            run_study(
-                study="load",
-                space=SearchSpace(base=base, losses=("bce", "dice"), filters=(8, 16)),
-                trials=trials,
-                manifest=manifest,
-                workspace=workspace,
-                storage=backends.storage,
-                executor=executor,
-                tracker=Tracker(backends.tracking, "load"),
-                progress=Progress(io.StringIO()),
-            )
+        every = _SAMPLE if sampled else max(1, trials // _POINTS)
+        meter = Meter(every, slots, backends.sizes, keep)
+        tracker = Tracker(backends.tracking, "load")
+
+        def run_until(total: int) -> None:
+            with IdleExecutor(slots, meter) as executor:
+                run_study(
+                    study="load",
+                    space=space,
+                    trials=total,
+                    manifest=manifest,
+                    workspace=workspace,
+                    storage=backends.storage,
+                    executor=executor,
+                    tracker=tracker,
+                    progress=Progress(io.StringIO()),
+                )
+
+        if not sampled:
+            run_until(trials)
+            return
+        meter.go_on_at(0)
+        run_until(arms)
+        for total in (trials // 100, trials // 10, trials // 3, trials):
+            copy_trials(backends.storage, backends.database_of_mlflow, arms, total)
+            meter.go_on_at(total)
+            run_until(total + slots + every)
 
 
 def draw(points: list[Point], title: str) -> Figure:
@@ -245,12 +288,17 @@ def draw(points: list[Point], title: str) -> Figure:
     return figure
 
 
-def run(database: str, trials: int, slots: int, output: Path) -> list[Point]:
+def run(database: str, trials: int, slots: int, output: Path, sampled: bool = False) -> list[Point]:
     """Measures, and keeps every point as soon as it is there."""
     output.mkdir(parents=True, exist_ok=True)
     points: list[Point] = []
-    settings: dict[str, Any] = {"database": database, "trials": trials, "slots": slots, "epochs": _EPOCHS}
-    settings |= {"cores": os.cpu_count(), "python": platform.python_version(), "target_seconds": TARGET}
+    settings: dict[str, Any] = {"database": database, "trials": trials, "slots": slots, "sampled": sampled}
+    settings |= {
+        "epochs": _EPOCHS,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "target_seconds": TARGET,
+    }
 
     def keep(point: Point) -> None:
         points.append(point)
@@ -264,7 +312,7 @@ def run(database: str, trials: int, slots: int, output: Path) -> list[Point]:
         (output / "load.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     with TemporaryDirectory() as workspace:
-        measure(database, trials, slots, Path(workspace), keep)
+        measure(database, trials, slots, Path(workspace), keep, sampled)
     draw(points, f"{trials} trials that do nothing, {slots} at once, {database}").savefig(output / "load.png", dpi=100)
     return points
 
@@ -275,8 +323,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=1, help="trials at the same time (default: 1)")
     parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql")
     parser.add_argument("--output", type=Path, default=Path("load"), help="folder for load.json and load.png")
+    parser.add_argument("--sampled", action="store_true", help="copy most of the trials; on postgresql")
     values = parser.parse_args(arguments)
-    run(values.database, values.trials, values.slots, values.output)
+    if values.sampled and values.database != "postgresql":
+        parser.error("--sampled needs --database postgresql")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are ended too
+    run(values.database, values.trials, values.slots, values.output, values.sampled)
     return 0
 
 

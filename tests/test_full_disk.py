@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import keras
+import mlflow
 import numpy as np
 import pytest
 import sqlalchemy
@@ -133,12 +134,13 @@ def test_mlflows_database_during_a_study(disk: SmallDisk, tmp_path: Path) -> Non
     result = setting.run(4)
     tracker.end(result.run_id, "finished")
     check_finished(result)
-    runs = tracker._client.search_runs([tracker._existing(result.run_id).info.experiment_id])
+    client = mlflow.MlflowClient(tracker.uri)
+    runs = client.search_runs([client.get_run(result.run_id).info.experiment_id])
     assert {run.info.status for run in runs} == {"FINISHED"}
     finished = [row for row in result.rows if row.state == "finished"]
     assert len(runs) == 1 + len(finished)  # nothing twice
     for row in finished:
-        assert tracker._client.get_run(row.run_id).data.metrics["best_val_dice"] == row.val_dice
+        assert client.get_run(row.run_id).data.metrics["best_val_dice"] == row.val_dice
 
 
 def test_the_folder_of_predictions(disk: SmallDisk, tmp_path: Path) -> None:

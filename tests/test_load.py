@@ -1,8 +1,10 @@
 """The load benchmark measures a real study: on small numbers, and on both kinds of databases."""
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -10,22 +12,50 @@ import pytest
 from benchmarks import load
 
 
+@pytest.fixture(autouse=True)
+def handler_of_sigterm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def measured(output: Path, *options: str) -> dict[str, Any]:
+    assert load.main([*options, f"--output={output}"]) == 0
+    kept: dict[str, Any] = json.loads((output / "load.json").read_text(encoding="utf-8"))
+    for point in kept["points"]:
+        assert point["cpu_seconds"] > 0
+        assert 0 < point["seconds"] < 60
+        assert point["memory"] > 50 * 2**20
+    assert cv2.imread(str(output / "load.png")).shape[1] == 1200
+    return kept
+
+
+@pytest.mark.slow
+def test_every_trial_of_a_study_with_64_slots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = measured(tmp_path, "--database=sqlite", "--trials=128", "--slots=64")
+    assert (kept["database"], kept["trials"], kept["slots"], kept["sampled"]) == ("sqlite", 128, 64, False)
+    first, last = kept["points"]
+    assert (first["trials"], last["trials"]) == (64, 128)
+    assert last["optuna"] > first["optuna"] > 50_000
+    assert last["mlflow"] > first["mlflow"] > 200_000
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # MLflow's server starts slowly on a busy machine
-@pytest.mark.parametrize(("database", "slots"), [("sqlite", 1), ("postgresql", 64)])
-def test_a_small_study(database: str, slots: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trials = 12 if slots == 1 else 128
-    assert load.main([f"--database={database}", f"--trials={trials}", f"--slots={slots}", f"--output={tmp_path}"]) == 0
-    kept = json.loads((tmp_path / "load.json").read_text(encoding="utf-8"))
-    assert (kept["database"], kept["trials"], kept["slots"]) == (database, trials, slots)
-    points = kept["points"]
-    assert [point["trials"] for point in points] == (list(range(1, 13)) if slots == 1 else [64, 128])
-    assert all(point["cpu_seconds"] > 0 and 0 < point["seconds"] < 60 for point in points)
-    assert all(point["memory"] > 50 * 2**20 for point in points)
-    assert points[-1]["optuna"] >= points[0]["optuna"] > 50_000
-    assert points[-1]["mlflow"] >= points[0]["mlflow"] > 200_000
-    assert len(capsys.readouterr().out.splitlines()) == len(points)
-    assert cv2.imread(str(tmp_path / "load.png")).shape[1] == 1200
+def test_a_sample_of_the_trials_on_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copies count for the study: it asks for the trials that come after them, and no others."""
+    monkeypatch.setattr(load, "_SAMPLE", 3)
+    kept = measured(tmp_path, "--trials=1000", "--sampled")
+    # Beside 10, 100, 333 and 1000: one trial that is not measured, and three that are.
+    assert [point["trials"] for point in kept["points"]] == [14, 104, 337, 1004]
+    assert kept["points"][-1]["mlflow"] > kept["points"][0]["mlflow"] + 1_000_000
+
+
+def test_a_sample_needs_postgresql(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load.main(["--sampled", "--database=sqlite"])
+    assert "--sampled needs --database postgresql" in capsys.readouterr().err
 
 
 def test_the_meter_takes_medians_and_leaves_its_own_time_out(monkeypatch: pytest.MonkeyPatch) -> None:

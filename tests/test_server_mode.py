@@ -88,6 +88,25 @@ def test_who_may_do_what(stack: Stack) -> None:
     assert requests.post(create, json={"name": "evil"}, auth=LOGIN, headers=foreign, timeout=60).status_code == 403
 
 
+def test_an_account_reads_everything_and_makes_its_own(stack: Stack) -> None:
+    api = f"{stack.tracking}/api/2.0/mlflow"
+    anna = ("anna", "a long password")
+    created = requests.post(
+        f"{api}/users/create", json={"username": anna[0], "password": anna[1]}, auth=LOGIN, timeout=60
+    )
+    assert created.ok, created.text
+
+    def post(path: str, content: dict[str, str], auth: tuple[str, str]) -> requests.Response:
+        return requests.post(f"{api}/{path}", json=content, auth=auth, timeout=60)
+
+    theirs = post("experiments/create", {"name": "of the administrator"}, LOGIN).json()["experiment_id"]
+    asked = f"{api}/experiments/get?experiment_id={theirs}"
+    assert requests.get(asked, auth=anna, timeout=60).json()["experiment"]["name"] == "of the administrator"
+    assert post("experiments/delete", {"experiment_id": theirs}, anna).status_code == 403
+    own = post("experiments/create", {"name": "anna's"}, anna).json()["experiment_id"]
+    assert post("experiments/delete", {"experiment_id": own}, anna).ok
+
+
 def test_the_studies_role_reaches_its_own_database_alone(stack: Stack) -> None:
     place = stack.storage.removesuffix("/optuna")
     password = SECRETS["OPTUNA_DATABASE_PASSWORD"]
@@ -110,15 +129,17 @@ entry.run(study.main)
 SMALL = ["--data=demo", "--image_size=32", "--depth=2", "--loss=bce", "--filters=4,8", "--epochs=2", "--trials=2"]
 
 
-def run_study(folder: Path, storage: str, tracking: str, password: str) -> subprocess.CompletedProcess[str]:
+def run_study(
+    folder: Path, storage: str, tracking: str, password: str, study: str = "unet"
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "PGPASSWORD": password,
         "MLFLOW_TRACKING_URI": tracking,
-        "MLFLOW_EXPERIMENT_NAME": "canary",
+        "MLFLOW_EXPERIMENT_NAME": f"canary {study}",
     }
     return subprocess.run(
-        [sys.executable, "-c", STUDY, *SMALL, f"--storage={storage}"],
+        [sys.executable, "-c", STUDY, *SMALL, f"--storage={storage}", f"--study={study}"],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -151,6 +172,12 @@ def test_a_study_through_it_writes_no_password(stack: Stack, postgresql: Postgre
     assert done.returncode == 0, done.stderr
     assert "best: trial 1" in done.stdout
     shown.append(done)
+    database = stack.storage.replace("optuna@", f"mlflow:{SECRETS['MLFLOW_DATABASE_PASSWORD']}@").replace(
+        "/optuna", "/mlflow"
+    )
+    direct = run_study(tmp_path, stack.storage, database, password, "direct")  # without the server before it
+    assert direct.returncode == 0, direct.stderr
+    shown.append(direct)
 
     databases = {name: everything_in(postgresql, name) for name in ("optuna", "mlflow", "mlflow_accounts")}
     written = {
@@ -160,7 +187,8 @@ def test_a_study_through_it_writes_no_password(stack: Stack, postgresql: Postgre
     # The canaries would be found: what stands beside them is there.
     assert b"study.py" not in databases["optuna"]
     assert b"config" in databases["optuna"]
-    assert b"canary" in databases["mlflow"]  # the name of the experiment
+    assert b"canary unet" in databases["mlflow"]  # the name of an experiment
+    assert b"canary direct" in databases["mlflow"]
     assert any("artifacts" in name and name.endswith("report.html") for name in written)
     assert any(name.endswith("log.txt") for name in written)
     assert {name for name, content in written.items() if b"canary-" in content} == set()
