@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from experiments.comparison import costed, front, varied
+from experiments.comparison import front, varied
 from experiments.plots import trade_off
 from experiments.progress import duration, short
 from experiments.storage import TrialRow
@@ -11,7 +11,7 @@ from experiments.study_page.sections import drawing, note, section, sortable, wo
 from seg.page import Html
 
 _MISSING = "–"
-_COSTS = ("parameters", "multiply-adds", "ms/image", "images/s")
+_COSTS = ("parameters", "multiply-adds", "ms", "images/s")
 
 
 def trade(record: StudyRecord) -> Html:
@@ -21,13 +21,12 @@ def trade(record: StudyRecord) -> Html:
     if figure is None:
         missing = "Fewer than two finished trials have a known cost."
         return section("costs", title, *_registered(record), note(missing))
-    found = costed(record.rows)
-    unbeaten = ", ".join(
-        f"{row.number} ({row.val_dice:.3f}, {each.latency_ms:.1f} ms)" for row, each in front(record.rows)
+    unbeaten = (
+        f"trial {row.number} ({row.val_dice:.3f}, {each.latency_ms:.1f} ms)" for row, each in front(record.rows)
     )
     told = (
-        f"A point is a trial; {len(found)} finished ones have a known cost. No other trial beats these in validation "
-        f"Dice and latency together: {unbeaten}."
+        "A point is a trial, the line the front: the trials that no other one beats in Dice and cost together. By "
+        f"latency, from the fastest: {', '.join(unbeaten)}."
     )
     return section(
         "costs",
