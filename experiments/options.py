@@ -230,6 +230,20 @@ _RUNNER = {
         choices=("no", "yes"),
         help="no: exit with code 3 when the audit finds an error; yes: exit with 0",
     ),
+    "mode": Option(
+        type=str,
+        default="short",
+        choices=("short", "full", "tiny"),
+        help="short: under five minutes; full: every part and size; tiny: only to see it run, the numbers mean nothing",
+    ),
+    "parts": Option(
+        type=str,
+        default="all",
+        help="what to measure: all of the mode's parts, or some of convert, pipeline, training_step, study, quality, "
+        "inference and scaling, with commas",
+    ),
+    "rounds": Option(type=int, default=5, help="times that each contender measures, in turn"),
+    "threads": Option(type=int, default=0, help="cores that each contender may use; 0: all of this machine's"),
 }
 
 FIELDS = {
