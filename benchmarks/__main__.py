@@ -27,12 +27,13 @@ from seg.data.manifest import Manifest
 from seg.errors import UserError
 
 PARTS = ("convert", "pipeline", "training_step", "study", "quality", "inference", "scaling")
+_ONE_PROCESS = ("training_step", "inference")  # each of their contenders works in its own process alone
 _SHORT = ("convert", "pipeline", "training_step", "study", "inference")  # the others need longer than five minutes
 
 
 def build_parser() -> argparse.ArgumentParser:
     output = Option(type=str, default="benchmark", help="folder for the table, the JSON and the plot")
-    names = ["data", "workspace", "mode", "parts", "rounds", "threads", "output"]
+    names = ["data", "workspace", "mode", "parts", "rounds", "threads", "clock", "output"]
     built = parser("benchmark", __doc__ or "", names, output=output)
     built.prog = "python -m benchmarks"
     return built
@@ -64,6 +65,12 @@ def read_setting(values: argparse.Namespace) -> Setting:
         raise UserError(f"rounds must be at least 1, got {values.rounds}; use 5.")
     if not 0 <= values.threads <= cores:
         raise UserError(f"threads must be from 0, for all cores, to {cores}, got {values.threads}.")
+    parts = chosen_parts(values.parts, values.mode)
+    if values.clock == "processor" and (values.threads != 1 or not set(parts) <= set(_ONE_PROCESS)):
+        raise UserError(
+            f"clock=processor counts one process of one thread: use threads=1 and parts={','.join(_ONE_PROCESS)}, got "
+            f"threads={values.threads} and parts={values.parts}."
+        )
     workspace = Path(values.workspace).absolute()
     (workspace / "benchmarks").mkdir(parents=True, exist_ok=True)
     return Setting(
@@ -72,6 +79,7 @@ def read_setting(values: argparse.Namespace) -> Setting:
         workspace / "benchmarks",
         values.threads or cores,
         values.rounds,
+        values.clock,
     )
 
 
@@ -83,7 +91,9 @@ def measure(parts: Sequence[str], setting: Setting, output: Path) -> list[CaseRe
     for part in parts:
         for case in importlib.import_module(f"benchmarks.parts.{part}").cases(setting):
             print(f"{time.strftime('%H:%M:%S')} {case.part}: {case.name}", file=sys.stderr, flush=True)
-            found.append(run_case(case, logs, setting.threads, lambda line: print(f"  {line}", file=sys.stderr)))
+            found.append(
+                run_case(case, logs, setting.threads, setting.clock, lambda line: print(f"  {line}", file=sys.stderr))
+            )
     return found
 
 
@@ -94,14 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None)
     setting = read_setting(values)
     manifest = Manifest.load(Path(setting.dataset(64)))
-    parameters = {name: getattr(values, name) for name in ("mode", "parts", "rounds", "threads")}
+    parameters = {name: getattr(values, name) for name in ("mode", "parts", "rounds", "threads", "clock")}
     run_id = tracker.start_run("benchmark", parameters, manifest, adopt=launch.run_id)
     with tracker.ending(run_id):
-        machine = describe(setting.threads)
+        machine = describe(setting.threads) | {"clock": setting.clock}
         output = Path(values.output)
         found = measure(parts, setting, output)
         machine["load_at_end"] = [round(load, 1) for load in os.getloadavg()]
-        options = " ".join(f"--{name}={getattr(values, name)}" for name in ("mode", "parts", "rounds", "threads"))
+        options = " ".join(f"--{name}={value}" for name, value in parameters.items())
         content = results.as_json(machine, f"python -m benchmarks {options}", found)
         (output / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         table = results.table(machine, found)

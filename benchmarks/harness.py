@@ -121,7 +121,12 @@ class CaseResult:
 
 
 def run_case(
-    case: Case, folder: Path, threads: int, say: Callable[[str], None] = lambda line: None, timeout: float = 1800
+    case: Case,
+    folder: Path,
+    threads: int,
+    clock: str = "wall",
+    say: Callable[[str], None] = lambda line: None,
+    timeout: float = 1800,
 ) -> CaseResult:
     """Lets all contenders of a case prepare at once, and then measure in turn.
 
@@ -131,6 +136,7 @@ def run_case(
         case: what to measure.
         folder: for the contenders' logs.
         threads: cores that each contender may use.
+        clock: what contenders take for the time: `wall`, or `processor`.
         say: told what happens.
         timeout: seconds that preparing or one measurement may take.
     """
@@ -143,7 +149,7 @@ def run_case(
                 continue
             log = folder / (re.sub(r"[^\w.-]+", "_", f"{case.part} {case.name} {contender.name}") + ".log")
             running[contender.name] = ContenderProcess(
-                contender.work, contender.settings, contender.environment, threads, log
+                contender.work, contender.settings, contender.environment, threads, clock, log
             )
         for name in list(running):
             try:

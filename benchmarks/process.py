@@ -26,11 +26,18 @@ class ContenderProcess:
     Args:
         work, settings, environment: as in `Contender`.
         threads: cores that the process may use.
+        clock: `wall` or `processor`.
         log: what the process writes on stdout and stderr.
     """
 
     def __init__(
-        self, work: str, settings: Mapping[str, Any], environment: Mapping[str, str], threads: int, log: Path
+        self,
+        work: str,
+        settings: Mapping[str, Any],
+        environment: Mapping[str, str],
+        threads: int,
+        clock: str,
+        log: Path,
     ) -> None:
         self._log = log
         self._buffer = b""
@@ -38,7 +45,7 @@ class ContenderProcess:
         variables = os.environ | dict.fromkeys(_THREADS, str(threads)) | {"PYTHONPATH": path} | dict(environment)
         with log.open("wb") as written:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.contender", work, json.dumps(dict(settings)), str(threads)],
+                [sys.executable, "-m", "benchmarks.contender", work, json.dumps(dict(settings)), str(threads), clock],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=written,

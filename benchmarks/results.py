@@ -54,7 +54,7 @@ def _machine(machine: Mapping[str, Any]) -> list[str]:
     return [
         f"{machine['cpu']} ({', '.join(machine['instructions'])}), {machine['cores']} cores, "
         f"{machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}; "
-        f"{machine['threads']} threads for each contender; "
+        f"{machine['threads']} threads for each contender, {machine['clock']} time; "
         f"load at the start {machine['load'][0]}, at the end {machine['load_at_end'][0]}.",
         "",
         f"{versions}.",

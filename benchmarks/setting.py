@@ -16,6 +16,7 @@ class Setting:
         workspace: absolute folder for converted datasets and what contenders leave.
         threads: cores that each contender may use.
         rounds: of each case, unless a case is of whole studies.
+        clock: `wall`, or `processor`: what contenders take for the time.
     """
 
     mode: str
@@ -23,6 +24,7 @@ class Setting:
     workspace: Path
     threads: int
     rounds: int = 5
+    clock: str = "wall"
 
     @property
     def full(self) -> bool:

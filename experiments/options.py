@@ -244,6 +244,13 @@ _RUNNER = {
     ),
     "rounds": Option(type=int, default=5, help="times that each contender measures, in turn"),
     "threads": Option(type=int, default=0, help="cores that each contender may use; 0: all of this machine's"),
+    "clock": Option(
+        type=str,
+        default="wall",
+        choices=("wall", "processor"),
+        help="processor: the processor's time that a contender takes, for a machine that has other work; only with "
+        "threads=1, for training_step and inference",
+    ),
 }
 
 FIELDS = {

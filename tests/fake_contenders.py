@@ -42,3 +42,14 @@ def told(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         "note": os.environ["GREETING"],
         "cores": len(os.sched_getaffinity(0)),
     }
+
+
+def waits(settings: dict[str, Any]) -> Callable[[], float]:
+    """What its clock says of half a second of waiting."""
+
+    def measure() -> float:
+        started = time.perf_counter()
+        time.sleep(0.5)
+        return time.perf_counter() - started
+
+    return measure

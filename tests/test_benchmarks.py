@@ -20,6 +20,7 @@ MACHINE = {
     "instructions": ["avx2"],
     "cores": 2,
     "threads": 2,
+    "clock": "wall",
     "memory_gb": 8.0,
     "system": "Linux",
     "python": "3.11",
@@ -74,7 +75,7 @@ class TestNumbers:
         assert "|  | peer | 10 | 10 to 30 | 3.00 |  |" in text
         assert f"| slow | – | – | – | {NOT_INSTALLED} |" in text
         assert "| part: name | three times the peer | 3.00 | 3.00 | reached |" in text
-        assert "2 threads for each contender" in text
+        assert "2 threads for each contender, wall time" in text
 
     def test_a_missed_target_is_said(self) -> None:
         assert "| 0.33 | **missed** |" in results.table(MACHINE, [result(higher_is_better=False)])
@@ -133,6 +134,13 @@ class TestContenders:
         assert not list(tmp_path.glob("*peer*"))
         assert "| peer | – |" in results.table(MACHINE, [found])
 
+    def test_the_processors_clock_stands_still_while_a_contender_waits(self, tmp_path: Path) -> None:
+        (wall, processor) = (
+            run_case(case(fake("waits", "waits"), rounds=1), tmp_path, 1, clock).outcomes["waits"].values[0]
+            for clock in ("wall", "processor")
+        )
+        assert processor < 0.25 <= wall
+
     @pytest.mark.skipif(sys.platform != "linux", reason="cores are given to processes on Linux only")
     def test_threads_are_those_of_the_case(self, tmp_path: Path) -> None:
         greeted = Contender("told", "tests.fake_contenders:told", environment={"GREETING": "hello"})
@@ -153,6 +161,7 @@ class TestCommand:
         [
             ("--rounds=0", "rounds must be at least 1, got 0"),
             ("--threads=-1", "threads must be from 0, for all cores, to .* got -1"),
+            ("--clock=processor", "use threads=1 and parts=training_step,inference, got threads=0 and parts=all"),
             ("--threads=100000", "threads must be from 0, for all cores, to .* got 100000"),
         ],
     )

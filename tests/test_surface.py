@@ -36,12 +36,12 @@ VERBS = (
     "verify",
     "benchmark",
 )
-MODULES = {verb: f"experiments.{verb}" for verb in VERBS} | {"benchmark": "benchmarks"}
+MODULES = {verb: f"experiments.{verb}" for verb in VERBS} | {"benchmark": "benchmarks.__main__"}
 
 
 def entry_point(verb: str) -> Any:
     """The module of a verb."""
-    return importlib.import_module("benchmarks.__main__" if verb == "benchmark" else MODULES[verb])
+    return importlib.import_module(MODULES[verb])
 
 
 def flags(verb: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_parameters_are_the_flags(verb: str) -> None:
 def test_command_passes_every_parameter(verb: str) -> None:
     entry = PROJECT["entry_points"][verb]
     words = shlex.split(entry["command"])
-    assert words[:3] == ["python", "-m", MODULES[verb]]
+    assert words[:3] == ["python", "-m", MODULES[verb].removesuffix(".__main__")]
     assert words[3:] == [f"--{name}={{{name}}}" for name in entry["parameters"]]
 
 
