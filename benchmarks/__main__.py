@@ -27,7 +27,8 @@ from seg.data.manifest import Manifest
 from seg.errors import UserError
 
 PARTS = ("convert", "pipeline", "training_step", "study", "quality", "inference", "scaling")
-_ONE_PROCESS = ("training_step", "inference")  # each of their contenders works in its own process alone
+_COUNTED = ("convert", "training_step", "study", "quality", "inference")
+"""Parts whose contenders work in processes that have ended when they say what they measured."""
 _SHORT = ("convert", "pipeline", "training_step", "study", "inference")  # the others need longer than five minutes
 
 
@@ -66,9 +67,9 @@ def read_setting(values: argparse.Namespace) -> Setting:
     if not 0 <= values.threads <= cores:
         raise UserError(f"threads must be from 0, for all cores, to {cores}, got {values.threads}.")
     parts = chosen_parts(values.parts, values.mode)
-    if values.clock == "processor" and (values.threads != 1 or not set(parts) <= set(_ONE_PROCESS)):
+    if values.clock == "processor" and (values.threads != 1 or not set(parts) <= set(_COUNTED)):
         raise UserError(
-            f"clock=processor counts one process of one thread: use threads=1 and parts={','.join(_ONE_PROCESS)}, got "
+            f"clock=processor counts what one thread does: use threads=1 and parts of {','.join(_COUNTED)}, got "
             f"threads={values.threads} and parts={values.parts}."
         )
     workspace = Path(values.workspace).absolute()

@@ -161,7 +161,7 @@ class TestCommand:
         [
             ("--rounds=0", "rounds must be at least 1, got 0"),
             ("--threads=-1", "threads must be from 0, for all cores, to .* got -1"),
-            ("--clock=processor", "use threads=1 and parts=training_step,inference, got threads=0 and parts=all"),
+            ("--clock=processor", "use threads=1 and parts of convert,.*, got threads=0 and parts=all"),
             ("--threads=100000", "threads must be from 0, for all cores, to .* got 100000"),
         ],
     )

@@ -46,6 +46,8 @@ def cases(setting: Setting) -> list[Case]:
     targets = (Target("twice as fast as the tutorial's script", OURS, (TUTORIAL,), 2.0),)
     rounds = setting.rounds if setting.full else 1
     whole = Case("study", f"{trials} short trials", "s", contenders, False, rounds, targets)
+    if setting.clock == "processor":
+        return [whole]
     stages = (
         Contender(OURS, f"{__name__}:overhead", settings | {"trials": 2}),
         Contender(LIMIT, f"{__name__}:limit"),
