@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 _ROW = 0.34  # inches of a case
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MARKS = "osD^vPX"
+_COARSE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+_FINE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 5)
 
 
 def plot(results: Sequence[CaseResult]) -> "Figure":
@@ -46,21 +48,20 @@ def plot(results: Sequence[CaseResult]) -> "Figure":
         low, high = axis.get_xlim()
         low, high = min(low, 0.8), max(high, 1.25)
         axis.set_xlim(low, high)
-        ticks = [
-            tick for tick in (0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 1, 1.5, 2, 3, 5, 10, 20) if low <= tick <= high
-        ]
+        ticks = [tick for tick in (_FINE if high / low < 6 else _COARSE) if low <= tick <= high]
         axis.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
         axis.set_yticks(range(len(found)), [result.case.name for result in reversed(found)])
         axis.set_ylim(-0.6, len(found) - 0.4)
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
-        references = " / ".join(dict.fromkeys(result.case.contenders[0].name for result in found))
-        axis.set_title(
-            f"{part}: as good as {references} (the line at 1) how many times; left of it: worse", loc="left", fontsize=9
-        )
+        references = " or ".join(dict.fromkeys(result.case.contenders[0].name for result in found))
+        axis.set_title(f"{part.replace('_', ' ')}: {references} = 1×", loc="left", fontsize=10, fontweight="bold")
         axis.legend(
             fontsize=8, ncols=4, loc="upper left", bbox_to_anchor=(0, -0.28 / (len(found) * _ROW + 0.2)), frameon=False
         )
+    figure.supxlabel(
+        "beside the first contender of each case (the line): to the right better, to the left worse", fontsize=9
+    )
     return figure
 
 
