@@ -281,6 +281,27 @@ _RUNNER = {
         choices=("no", "yes"),
         help="no: exit with code 3 when the audit finds an error; yes: exit with 0",
     ),
+    "mode": Option(
+        type=str,
+        default="short",
+        choices=("short", "full", "tiny"),
+        help="short: under five minutes; full: every part and size; tiny: only to see it run, the numbers mean nothing",
+    ),
+    "parts": Option(
+        type=str,
+        default="all",
+        help="what to measure: all of the mode's parts, or some of convert, pipeline, training_step, study, quality, "
+        "inference and scaling, with commas",
+    ),
+    "rounds": Option(type=int, default=5, help="times that each contender measures, in turn"),
+    "threads": Option(type=int, default=0, help="cores that each contender may use; 0: all of this machine's"),
+    "clock": Option(
+        type=str,
+        default="wall",
+        choices=("wall", "processor"),
+        help="processor: the processor's time that a contender takes, for a machine that has other work; only with "
+        "threads=1, and not for pipeline and scaling",
+    ),
 }
 
 FIELDS = {

@@ -21,7 +21,7 @@ BLOCKS = ("plain", "residual")
 NORMALIZATIONS = ("batch", "group", "instance", "none")
 UPSAMPLINGS = ("transposed", "resize")
 NO_YES = ("no", "yes")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 
 
 def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -70,7 +70,9 @@ class TrainConfig:
     )
     epochs: int = _option(20, "passes over the training images, at most")
     patience: int = _option(10, "epochs without a better val_dice after which training stops; 0: never")
-    precision: str = _option("float32", "number format of the layers' arithmetic", PRECISIONS)
+    precision: str = _option(
+        "float32", "number format of the layers' arithmetic; auto: the fastest here that keeps the scores", PRECISIONS
+    )
     devices: str = _option("auto", "auto: all GPUs, else the CPU; cpu:N: N logical CPU devices")
     seed: int = _option(0, "seed of the weights, the order of the images and the augmentation")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_surface import MODULES as ENTRY_POINTS
 from tests.test_surface import VERBS
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +83,7 @@ def test_one_room_talks_to_each_library(library: str) -> None:
 def test_entry_points_start_without_heavy_libraries(verb: str) -> None:
     # `--help` must answer at once, and the driver must never hold a GPU.
     script = (
-        f"import sys, experiments.{verb}\n"
+        f"import sys, {ENTRY_POINTS[verb]}\n"
         "print([name for name in ('tensorflow', 'keras', 'torch', 'gradio') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

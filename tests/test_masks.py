@@ -116,3 +116,25 @@ def test_used_categories():
 def test_unknown_category(wanted):
     with pytest.raises(UserError, match=r"must be 'all' or known names, got '.*'; known: cyst, tumor"):
         used_categories(CATEGORIES, wanted)
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda height: st.lists(st.lists(st.integers(0, 1), min_size=height, max_size=height), min_size=1, max_size=40)
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_run_lengths_are_expanded_as_pycocotools_does(columns):
+    mask = np.asfortranarray(np.array(columns, np.uint8).T)
+    counts = pycoco.encode(mask)["counts"]
+    found = region(counts, *mask.shape)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, pycoco.decode({"size": list(mask.shape), "counts": counts}))
+    assert np.array_equal(region(counts.decode("ascii"), *mask.shape), mask)
+
+
+def test_long_runs_take_several_characters():
+    mask = np.zeros((3000, 5000), np.uint8, order="F")
+    mask[:, 10:4000] = 1
+    mask[5, 2000:2010] = 0
+    assert np.array_equal(region(pycoco.encode(mask)["counts"], 3000, 5000), mask)

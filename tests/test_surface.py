@@ -35,12 +35,19 @@ VERBS = (
     "doctor",
     "verify",
     "sync",
+    "benchmark",
 )
+MODULES = {verb: f"experiments.{verb}" for verb in VERBS} | {"benchmark": "benchmarks.__main__"}
+
+
+def entry_point(verb: str) -> Any:
+    """The module of a verb."""
+    return importlib.import_module(MODULES[verb])
 
 
 def flags(verb: str) -> dict[str, Any]:
     """The defaults of an entry point's flags, by name."""
-    built: ArgumentParser = importlib.import_module(f"experiments.{verb}").build_parser()
+    built: ArgumentParser = entry_point(verb).build_parser()
     return {action.dest: action.default for action in built._actions if action.dest != "help"}
 
 
@@ -60,7 +67,7 @@ def test_parameters_are_the_flags(verb: str) -> None:
 def test_command_passes_every_parameter(verb: str) -> None:
     entry = PROJECT["entry_points"][verb]
     words = shlex.split(entry["command"])
-    assert words[:3] == ["python", "-m", f"experiments.{verb}"]
+    assert words[:3] == ["python", "-m", MODULES[verb].removesuffix(".__main__")]
     assert words[3:] == [f"--{name}={{{name}}}" for name in entry["parameters"]]
 
 
@@ -83,7 +90,7 @@ def test_a_flag_means_the_same_everywhere(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_says_what_each_option_does(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(f"experiments.{verb}").build_parser().parse_args(["--help"])
+        entry_point(verb).build_parser().parse_args(["--help"])
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())  # without its line breaks
     for name in flags(verb):

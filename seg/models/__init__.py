@@ -8,6 +8,7 @@ from seg.config import TrainConfig
 from seg.models.attention_unet import build_attention_unet
 from seg.models.blocks import LOGITS
 from seg.models.deeplabv3plus import build_deeplabv3plus
+from seg.models.precision import with_chosen_precision
 from seg.models.unet import build_unet
 from seg.models.unet_plus_plus import build_unet_plus_plus
 
@@ -31,7 +32,7 @@ def build_training_model(config: TrainConfig) -> keras.Model:
     Raises:
         UserError: if the encoder's weights cannot be had.
     """
-    return _BUILDERS[config.architecture](config)
+    return _BUILDERS[config.architecture](with_chosen_precision(config))
 
 
 def final_model(model: keras.Model) -> keras.Model:

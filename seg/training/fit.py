@@ -16,6 +16,7 @@ from seg.data.pipeline import training_dataset
 from seg.errors import UserError
 from seg.losses import get_loss, mean_over_outputs, validation_loss
 from seg.models import build_training_model, final_model
+from seg.models.precision import with_chosen_precision
 from seg.training.averaging import WeightAverage
 from seg.training.checkpoint import Checkpoints
 from seg.training.devices import effective_batch_size
@@ -62,6 +63,7 @@ def fit(
         TrainingDiverged: if a loss is NaN or infinite; the model of the best epoch before stays.
     """
     _check(config, manifest)
+    config = with_chosen_precision(config)  # a checkpoint goes on with the format that it began with
     replicas = strategy.num_replicas_in_sync
     batch_size = effective_batch_size(config.batch_size, replicas)
     keras.utils.set_random_seed(config.seed)

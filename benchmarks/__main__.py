@@ -1,0 +1,129 @@
+"""This project beside its peers: everything measured in turn, in one run, on this machine.
+
+    python -m benchmarks --mode short
+
+Prints a table; leaves results.json, results.md and results.png in `output`, and all of them in an MLflow run. Peers
+that are not installed (pip install -e '.[bench]') are left out, and the table says so.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.harness import CaseResult, run_case
+from benchmarks.machine import describe
+from benchmarks.plot import plot
+from benchmarks.setting import Setting
+from experiments import datasets, entry
+from experiments.options import Option, parser
+from experiments.tracking import Tracker
+from seg.data.manifest import Manifest
+from seg.errors import UserError
+
+PARTS = ("convert", "pipeline", "training_step", "study", "quality", "inference", "scaling")
+_COUNTED = ("convert", "training_step", "study", "quality", "inference")
+"""Parts whose contenders work in processes that have ended when they say what they measured."""
+_SHORT = ("convert", "pipeline", "training_step", "study", "inference")  # the others need longer than five minutes
+
+
+def build_parser() -> argparse.ArgumentParser:
+    output = Option(type=str, default="benchmark", help="folder for the table, the JSON and the plot")
+    names = ["data", "workspace", "mode", "parts", "rounds", "threads", "clock", "output"]
+    built = parser("benchmark", __doc__ or "", names, output=output)
+    built.prog = "python -m benchmarks"
+    return built
+
+
+def chosen_parts(text: str, mode: str) -> tuple[str, ...]:
+    """The parts that the option names; `all`: those of the mode.
+
+    Raises:
+        UserError: if there is no such part.
+    """
+    if text == "all":
+        return _SHORT if mode == "short" else PARTS
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in PARTS:
+            raise UserError(f"parts must be all or some of {', '.join(PARTS)}, got '{name}'.")
+    return names
+
+
+def read_setting(values: argparse.Namespace) -> Setting:
+    """What to measure with.
+
+    Raises:
+        UserError: if a number is out of its range.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if values.rounds < 1:
+        raise UserError(f"rounds must be at least 1, got {values.rounds}; use 5.")
+    if not 0 <= values.threads <= cores:
+        raise UserError(f"threads must be from 0, for all cores, to {cores}, got {values.threads}.")
+    parts = chosen_parts(values.parts, values.mode)
+    if values.clock == "processor" and (values.threads != 1 or not set(parts) <= set(_COUNTED)):
+        raise UserError(
+            f"clock=processor counts what one thread does: use threads=1 and parts of {','.join(_COUNTED)}, got "
+            f"threads={values.threads} and parts={values.parts}."
+        )
+    workspace = Path(values.workspace).absolute()
+    (workspace / "benchmarks").mkdir(parents=True, exist_ok=True)
+    return Setting(
+        values.mode,
+        datasets.export_folder(values).absolute(),
+        workspace / "benchmarks",
+        values.threads or cores,
+        values.rounds,
+        values.clock,
+    )
+
+
+def measure(parts: Sequence[str], setting: Setting, output: Path) -> list[CaseResult]:
+    """Runs the cases of the parts, and says on stderr what it does."""
+    logs = output / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    found = []
+    for part in parts:
+        for case in importlib.import_module(f"benchmarks.parts.{part}").cases(setting):
+            print(f"{time.strftime('%H:%M:%S')} {case.part}: {case.name}", file=sys.stderr, flush=True)
+            found.append(
+                run_case(case, logs, setting.threads, setting.clock, lambda line: print(f"  {line}", file=sys.stderr))
+            )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    values = build_parser().parse_args(arguments)
+    launch = entry.read_launch()
+    parts = chosen_parts(values.parts, values.mode)
+    tracker = Tracker(launch.tracking_uri, None)
+    setting = read_setting(values)
+    manifest = Manifest.load(Path(setting.dataset(64)))
+    parameters = {name: getattr(values, name) for name in ("mode", "parts", "rounds", "threads", "clock")}
+    run_id = tracker.start_run("benchmark", parameters, manifest, adopt=launch.run_id)
+    with tracker.ending(run_id):
+        machine = describe(setting.threads) | {"clock": setting.clock}
+        output = Path(values.output)
+        found = measure(parts, setting, output)
+        machine["load_at_end"] = [round(load, 1) for load in os.getloadavg()]
+        options = " ".join(f"--{name}={value}" for name, value in parameters.items())
+        content = results.as_json(machine, f"python -m benchmarks {options}", found)
+        (output / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        table = results.table(machine, found)
+        (output / "results.md").write_text(table, encoding="utf-8")
+        plot(found).savefig(output / "results.png", dpi=110)
+        tracker.log_folder(run_id, output)
+        tracker.log_metrics(run_id, results.metrics(found))
+    print(table)
+    print(f"run {run_id}; browse: {tracker.where_to_browse(run_id)}")
+    return 0
+
+
+if __name__ == "__main__":
+    entry.run(main)

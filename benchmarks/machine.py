@@ -1,0 +1,54 @@
+"""What machine a benchmark ran on, with which versions, and what else it had to do."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "mlflow",
+    "optuna",
+    "numpy",
+    "opencv-python-headless",
+    "torch",
+    "segmentation_models_pytorch",
+    "jax",
+    "onnxruntime",
+)
+_FORMATS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+def describe(threads: int) -> dict[str, Any]:
+    """Machine, versions and threads, for people and for the JSON."""
+    cpu = _cpu()
+    return {
+        "cpu": cpu.get("model name", platform.processor() or platform.machine()),
+        "instructions": [name for name in _FORMATS if name in cpu.get("flags", "").split()],
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu() -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}

@@ -1,0 +1,167 @@
+"""What a study costs beside its trainings: short trials, beside a tutorial's script and the bare trainings.
+
+`seg` is `python -m experiments.study`, a process per trial. The tutorial's script (`benchmarks.tutorial_study`) does
+all in one process. `bare training` adds up what `seg.training.fit` takes for the same trials in one process that
+records nothing.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.harness import Case, Contender, Target
+from benchmarks.setting import Setting
+
+OURS, TUTORIAL, BARE, LIMIT = "seg", "tutorial script", "bare training", "5 % of two minutes"
+BATCH = 10
+LOSSES, WIDTHS = ("bce", "dice"), (4, 6, 8, 10, 12, 16)
+
+
+def arms(trials: int) -> list[tuple[str, int]]:
+    """Loss and width of the first trials."""
+    return [(loss, width) for loss in LOSSES for width in WIDTHS][:trials]
+
+
+def cases(setting: Setting) -> list[Case]:
+    trials = 12 if setting.full else 2
+    settings = {
+        "trials": trials,
+        "epochs": 2,
+        "image_size": 32 if setting.tiny else 64,
+        "data": str(setting.export),
+        "workspace": str(setting.workspace),
+        "dataset": setting.dataset(32 if setting.tiny else 64),
+    }
+    contenders = tuple(
+        Contender(name, f"{__name__}:{function}", settings)
+        for name, function in ((OURS, "ours"), (TUTORIAL, "tutorial"), (BARE, "bare"))
+        if name != BARE or not setting.short
+    )
+    targets = (Target("twice as fast as the tutorial's script", OURS, (TUTORIAL,), 2.0),)
+    rounds = setting.rounds if setting.full else 1
+    whole = Case("study", f"{trials} short trials", "s", contenders, False, rounds, targets)
+    if setting.clock == "processor":
+        return [whole]
+    stages = (
+        Contender(OURS, f"{__name__}:overhead", settings | {"trials": 2}),
+        Contender(LIMIT, f"{__name__}:limit"),
+    )
+    under = Target("under 5 % of the training time of two minutes", OURS, (LIMIT,), 1.0)
+    return [whole, Case("study", "overhead of a trial", "s", stages, False, rounds, (under,))]
+
+
+def _options(settings: dict[str, Any], folder: str) -> list[str]:
+    chosen = arms(settings["trials"])
+    values = {
+        "data": settings["data"],
+        "on_bad": "skip",
+        "workspace": settings["workspace"],
+        "study": Path(folder).name,
+        "storage": f"sqlite:///{folder}/optuna.db",
+        "image_size": settings["image_size"],
+        "batch_size": BATCH,
+        "loss": ",".join(dict.fromkeys(loss for loss, _ in chosen)),
+        "filters": ",".join(str(width) for width in dict.fromkeys(width for _, width in chosen)),
+        "epochs": settings["epochs"],
+        "slots": settings.get("slots", 1),
+    }
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def _timed(settings: dict[str, Any], command: Callable[[str], list[str]]) -> Callable[[], float]:
+    """Seconds of a command that gets a folder of its own."""
+
+    def measure() -> float:
+        with tempfile.TemporaryDirectory(dir=settings["workspace"]) as folder:
+            started = time.perf_counter()
+            subprocess.run(command(folder), cwd=folder, check=True, stdout=sys.stderr)
+            return time.perf_counter() - started
+
+    return measure
+
+
+def ours(settings: dict[str, Any]) -> Callable[[], float]:
+    """`python -m experiments.study`."""
+    return _timed(settings, lambda folder: [sys.executable, "-m", "experiments.study", *_options(settings, folder)])
+
+
+def tutorial(settings: dict[str, Any]) -> Callable[[], float]:
+    """`python -m benchmarks.tutorial_study`."""
+    given = [settings["dataset"], str(settings["trials"]), str(settings["epochs"])]
+    return _timed(settings, lambda folder: [sys.executable, "-m", "benchmarks.tutorial_study", *given, folder])
+
+
+def bare(settings: dict[str, Any]) -> Callable[[], float]:
+    """The trainings alone, one after the other."""
+    from seg.start import start_tensorflow
+
+    start_tensorflow()
+    import keras
+
+    from seg.config import TrainConfig
+    from seg.data.manifest import Manifest
+    from seg.training.devices import make_strategy
+    from seg.training.fit import fit
+
+    manifest = Manifest.load(Path(settings["dataset"]))
+    strategy = make_strategy("auto")
+
+    def measure() -> float:
+        total = 0.0
+        for loss, filters in arms(settings["trials"]):
+            config = TrainConfig(
+                image_size=settings["image_size"],
+                batch_size=BATCH,
+                loss=loss,
+                filters=filters,
+                epochs=settings["epochs"],
+            )
+            with tempfile.TemporaryDirectory(dir=settings["workspace"]) as folder:
+                started = time.perf_counter()
+                fit(config, manifest, strategy, Path(folder))
+                total += time.perf_counter() - started
+            keras.backend.clear_session()
+        return total
+
+    return measure
+
+
+def overhead(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    """Seconds of a trial that are not training, mean over the trials of a study; the facts have each stage."""
+    from benchmarks.timed_tasks import STAGES
+    from experiments import datasets
+    from experiments.executors.local import LocalExecutor
+    from experiments.study import build_parser, conduct, search_space
+    from experiments.tracking import Tracker
+
+    def measure() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(dir=settings["workspace"]) as folder:
+            values = build_parser().parse_args(_options(settings, folder))
+            values.workspace = folder
+            space = search_space(values)
+            manifest = datasets.prepare(values, space.base.image_size)
+            tracker = Tracker(f"sqlite:///{folder}/mlflow.db", None)
+            started = time.perf_counter()
+            with LocalExecutor(1, tasks="benchmarks.timed_tasks") as executor:
+                result = conduct(values, space, manifest, tracker, executor, None)
+            elapsed = (time.perf_counter() - started) / settings["trials"]
+            with tracker.ending(result.run_id):
+                stages = [json.loads(path.read_text()) for path in Path(folder).rglob(STAGES)]
+        assert len(stages) == settings["trials"]
+        means = {name: fmean(stage[name] for stage in stages) for name in stages[0]}
+        means["tracking and scheduling"] = elapsed - sum(means.values())
+        training = means["tracing"] + means["epochs"]
+        return {"value": elapsed - training, "seconds": means}
+
+    return measure
+
+
+def limit(settings: dict[str, Any]) -> Callable[[], float]:
+    """What a trial of two minutes may cost besides."""
+    return lambda: 0.05 * 120

@@ -1,0 +1,40 @@
+"""What `precision=auto` means on this machine: the fastest number format that keeps the scores.
+
+Measured with a U-Net of 4 levels (docs/performance.md): on CPUs that compute in bfloat16, it is faster from 16 filters
+on and slower at 8, where converting takes longer than it saves. GPUs compute in it from compute capability 8 on. What
+was not measured, other processors and encoders of keras.applications on a CPU, stays in float32.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import tensorflow as tf
+
+from seg.config import TrainConfig
+
+AUTO, EXACT, REDUCED = "auto", "float32", "mixed_bfloat16"
+_LEAST_FILTERS = 16  # on a CPU
+_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
+_CAPABILITY = (8, 0)
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def with_chosen_precision(config: TrainConfig) -> TrainConfig:
+    """The configuration with a number format in place of `auto`; any other stays as it is."""
+    if config.precision != AUTO:
+        return config
+    gpus = [] if config.devices.startswith("cpu") else tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
+        reduced = all(detail.get("compute_capability", (0, 0)) >= _CAPABILITY for detail in details)
+    else:
+        reduced = config.encoder == "none" and config.filters >= _LEAST_FILTERS and _computes_in_bfloat16(_CPUINFO)
+    return replace(config, precision=REDUCED if reduced else EXACT)
+
+
+def _computes_in_bfloat16(cpuinfo: Path) -> bool:
+    """Whether the processor, as Linux describes it, has arithmetic of that format."""
+    try:
+        return not _INSTRUCTIONS.isdisjoint(cpuinfo.read_text(encoding="utf-8").split())
+    except OSError:  # no Linux
+        return False

@@ -1,0 +1,195 @@
+"""The benchmark's harness: who measures when, what is made of the numbers, and what of contenders that fail."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import results
+from benchmarks.__main__ import PARTS, build_parser, chosen_parts, main, read_setting
+from benchmarks.harness import NOT_INSTALLED, Case, CaseResult, Contender, Outcome, Target, run_case
+from benchmarks.machine import describe
+from benchmarks.plot import plot
+from seg.errors import UserError
+
+MACHINE = {
+    "cpu": "a processor",
+    "instructions": ["avx2"],
+    "cores": 2,
+    "threads": 2,
+    "clock": "wall",
+    "memory_gb": 8.0,
+    "system": "Linux",
+    "python": "3.11",
+    "load": [0.1],
+    "load_at_end": [0.2],
+    "versions": {"keras": "3.15.1"},
+}
+
+
+def case(*contenders: Contender, **changes: Any) -> Case:
+    return Case("part", "name", "images/s", contenders, **{"rounds": 3} | changes)
+
+
+def fake(title: str, function: str, **settings: Any) -> Contender:
+    return Contender(title, f"tests.fake_contenders:{function}", settings)
+
+
+def result(higher_is_better: bool = True) -> CaseResult:
+    """Gains by round of ours over `peer`: 2, 4, 3 where more is better; of `slow` there is nothing."""
+    target = Target("three times the peer", "ours", ("peer", "slow"), 3.0)
+    contenders = tuple(Contender(name, "") for name in ("ours", "peer", "slow"))
+    found = case(*contenders, higher_is_better=higher_is_better, targets=(target,))
+    outcomes = {"ours": Outcome([20, 40, 90]), "peer": Outcome([10, 10, 30]), "slow": Outcome(note=NOT_INSTALLED)}
+    return CaseResult(found, outcomes)
+
+
+class TestNumbers:
+    def test_a_gain_is_the_median_of_the_ratios_within_a_round(self) -> None:
+        assert result().gain("ours", "peer") == 3  # the ratio of the medians would be 4
+
+    def test_where_less_is_better(self) -> None:
+        assert result(higher_is_better=False).gain("ours", "peer") == pytest.approx(1 / 3)
+
+    def test_no_gain_over_what_was_not_measured(self) -> None:
+        assert result().gain("ours", "slow") is None
+        assert result().gain("slow", "ours") is None
+
+    def test_a_target_counts_the_best_of_those_that_were_measured(self) -> None:
+        target = Target("", "ours", ("peer", "better", "slow"), 3.0)
+        found = result()
+        found.outcomes["better"] = Outcome([20, 20, 60])  # ratios 1, 2, 1.5
+        assert found.reached(target) == 1.5
+        assert found.reached(Target("", "ours", ("slow",), 3.0)) is None
+
+    def test_medians(self) -> None:
+        assert Outcome([3, 1, 2]).median == 2
+        assert results.metrics([result()]) == {"part/name/ours": 40, "part/name/peer": 10}
+
+    def test_the_table(self) -> None:
+        text = results.table(MACHINE, [result()])
+        assert "| name (images/s, 3 rounds) | ours | 40 | 20 to 90 |  |  |" in text
+        assert "|  | peer | 10 | 10 to 30 | 3.00 |  |" in text
+        assert f"| slow | – | – | – | {NOT_INSTALLED} |" in text
+        assert "| part: name | three times the peer | 3.00 | 3.00 | reached |" in text
+        assert "2 threads for each contender, wall time" in text
+
+    def test_a_missed_target_is_said(self) -> None:
+        assert "| 0.33 | **missed** |" in results.table(MACHINE, [result(higher_is_better=False)])
+
+    def test_the_json_has_every_round(self) -> None:
+        content = results.as_json(MACHINE, "python -m benchmarks", [result()])
+        (found,) = json.loads(json.dumps(content))["cases"]
+        assert found["contenders"]["ours"]["values"] == [20, 40, 90]
+        assert found["contenders"]["peer"]["gain of ours"] == 3
+        assert found["targets"][0]["found"] == 3
+
+    def test_the_plot_shows_each_contender_that_was_measured(self) -> None:
+        (axis,) = plot([result()]).axes
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == ["peer"]
+        assert [text.get_text() for text in axis.get_yticklabels()] == ["name"]
+
+    def test_the_machine(self) -> None:
+        found = describe(1)
+        assert found["threads"] == 1
+        assert found["versions"]["keras"] != "not installed"
+        assert found["cores"] >= 1
+
+
+class TestContenders:
+    def test_they_take_turns_and_the_order_turns_round(self, tmp_path: Path) -> None:
+        asked = str(tmp_path / "asked")
+        one = fake("a", "series", name="a", values=[1, 2, 3], asked=asked)
+        other = fake("b", "series", name="b", values=[{"value": 4, "more": "x"}, 5, 6], asked=asked)
+        found = run_case(case(one, other), tmp_path, threads=1)
+        assert (tmp_path / "asked").read_text(encoding="utf-8") == "abbaab"
+        assert found.outcomes["a"].values == [1, 2, 3]
+        assert found.outcomes["b"].values == [4, 5, 6]
+        assert found.outcomes["a"].peak_mb > 1
+        assert "what a library prints" in (tmp_path / "part_name_a.log").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize(
+        ("function", "reason"),
+        [
+            ("refuses", r"failed: ValueError: cannot prepare; see part_name_bad\.log"),
+            ("dies", r"failed: its process died \(7\); see part_name_bad\.log"),
+            ("hangs", "failed: took more than 10 s"),
+        ],
+    )
+    def test_one_that_fails_costs_no_other(self, function: str, reason: str, tmp_path: Path) -> None:
+        good = fake("good", "series", name="", values=[1, 2, 3], asked=str(tmp_path / "asked"))
+        found = run_case(case(fake("bad", function), good), tmp_path, threads=1, timeout=10)
+        assert re.fullmatch(reason, found.outcomes["bad"].note)
+        assert not found.outcomes["bad"].values
+        assert found.outcomes["good"].values == [1, 2, 3]
+
+    def test_a_missing_peer_is_a_row(self, tmp_path: Path) -> None:
+        peer = Contender("peer", "tests.fake_contenders:refuses", needs=("json", "no_such_package"))
+        good = fake("good", "series", name="", values=[1, 2, 3], asked=str(tmp_path / "asked"))
+        found = run_case(case(good, peer), tmp_path, threads=1)
+        assert found.outcomes["peer"].note == "not installed: pip install -e '.[bench]'"
+        assert not list(tmp_path.glob("*peer*"))
+        assert "| peer | – |" in results.table(MACHINE, [found])
+
+    def test_the_processors_clock_stands_still_while_a_contender_waits(self, tmp_path: Path) -> None:
+        (wall, processor) = (
+            run_case(case(fake("waits", "waits"), rounds=1), tmp_path, 1, clock).outcomes["waits"].values[0]
+            for clock in ("wall", "processor")
+        )
+        assert processor < 0.25 <= wall
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="cores are given to processes on Linux only")
+    def test_threads_are_those_of_the_case(self, tmp_path: Path) -> None:
+        greeted = Contender("told", "tests.fake_contenders:told", environment={"GREETING": "hello"})
+        found = run_case(case(greeted, rounds=1), tmp_path, threads=1).outcomes["told"]
+        assert (found.values, found.note, found.facts) == ([1], "hello", {"cores": 1})
+
+
+class TestCommand:
+    def test_parts(self) -> None:
+        assert chosen_parts("all", "full") == PARTS
+        assert set(chosen_parts("all", "short")) < set(PARTS)
+        assert chosen_parts("study,convert", "short") == ("study", "convert")
+        with pytest.raises(UserError, match=r"parts must be all or some of convert, .* got 'speed'"):
+            chosen_parts("convert,speed", "full")
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("--rounds=0", "rounds must be at least 1, got 0"),
+            ("--threads=-1", "threads must be from 0, for all cores, to .* got -1"),
+            ("--clock=processor", "use threads=1 and parts of convert,.*, got threads=0 and parts=all"),
+            ("--threads=100000", "threads must be from 0, for all cores, to .* got 100000"),
+        ],
+    )
+    def test_numbers_out_of_range(self, option: str, message: str, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=message):
+            read_setting(build_parser().parse_args([option, f"--workspace={tmp_path}"]))
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(1800)
+    def test_every_part_measures(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+        parts = f"--parts={','.join(PARTS)}"
+        assert main(["--mode=tiny", "--rounds=1", parts, f"--workspace={tmp_path / 'workspace'}"]) == 0
+        content = json.loads((tmp_path / "benchmark" / "results.json").read_text(encoding="utf-8"))
+        assert {found["part"] for found in content["cases"]} == set(PARTS)
+        for found in content["cases"]:
+            for name, outcome in found["contenders"].items():
+                if outcome["note"] != NOT_INSTALLED:
+                    assert outcome["values"], f"{found['name']}: {name}: {outcome['note']}"
+        assert (tmp_path / "benchmark" / "results.png").stat().st_size > 10_000
+        assert "## Targets" in capsys.readouterr().out
+
+        import mlflow
+
+        (run,) = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
+        assert run.info.status == "FINISHED"
+        assert run.data.params["mode"] == "tiny"
+        assert len(run.data.metrics) > 10
