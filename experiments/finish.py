@@ -64,7 +64,9 @@ def finish(
     assert best.run_id is not None
     model = result.folder(best) / "model.keras"
     folder = final_folder(model.parent)
-    evaluation = score_on_test(result, best, manifest, tracker, executor, values.storage, values.tta)
+    evaluation = score_on_test(
+        result, best, manifest, tracker, executor, values.storage, values.tta, values.largest_component
+    )
     version = _register(best, model, evaluation, manifest, tracker, values.model_name)
     decision = _decide(version, folder, tracker, executor, values)
     tracker.log_tags(result.run_id, {"best_trial": best.number, "model": version.uri, "champion": decision.promoted})
@@ -96,6 +98,8 @@ def _register(
         training_images=measure_training_images(manifest),
         exif=manifest.settings["exif"],
         tta=evaluation["tta"],
+        largest_component=evaluation["largest_component"],
+        classes=manifest.classes,
     )
 
 

@@ -17,12 +17,13 @@ from experiments import audit, datasets, entry, presets
 from experiments.card.publish import publish_card
 from experiments.finish import Finished, finish
 from experiments.options import FIELDS, OPTIONS, parser
-from experiments.registry import check_name
+from experiments.registry import Registry, check_contender, check_name
 from experiments.report import note_origin, publish_page
 from experiments.storage import hold_command
 from experiments.study import LISTS, STUDY_OPTIONS, conduct, local_executor, search_space
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
+from seg.decision import LARGEST_COMPONENT
 from seg.symmetries import TTA
 
 OVERRIDES = {
@@ -34,6 +35,13 @@ OVERRIDES = {
         help="test-time augmentation of the final evaluation, which the registered model keeps: none; flips, the mean "
         "of an image and its three mirror images; square, of these and their quarter turns, in eight times the time",
     ),
+    "largest_component": replace(
+        OPTIONS["largest_component"],
+        default="no",
+        choices=LARGEST_COMPONENT,
+        help="yes: of each class of a mask only the largest connected component stays, in the final evaluation and in "
+        "the registered model; no: all of it",
+    ),
     "image_size": presets.option("image_size"),
     "augmentation": presets.option("augmentation", str),
     "filters": presets.option("filters", str),
@@ -42,7 +50,7 @@ OVERRIDES = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "model_name", *FIELDS, "tta"]
+    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "model_name", *FIELDS, "tta", "largest_component"]
     return parser("main", __doc__, names, **OVERRIDES)
 
 
@@ -53,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_name(values.model_name)
     tracker = Tracker(launch.tracking_uri, None)
     manifest = datasets.prepare(values, space.base.image_size)
+    check_contender(Registry(tracker.uri), values.model_name, manifest.classes)
     audited = Path(values.workspace) / "audits" / manifest.key
     audit.report(values, manifest, audited, sys.stderr)
     with hold_command(values.storage, values.study), local_executor(values.slots) as executor:

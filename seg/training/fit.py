@@ -16,6 +16,7 @@ from seg.data.pipeline import training_dataset
 from seg.errors import UserError
 from seg.losses import get_loss, mean_over_outputs, validation_loss
 from seg.models import build_training_model, final_model
+from seg.models.blocks import logit_channels
 from seg.training.averaging import WeightAverage
 from seg.training.checkpoint import Checkpoints
 from seg.training.devices import effective_batch_size
@@ -66,11 +67,12 @@ def fit(
     batch_size = effective_batch_size(config.batch_size, replicas)
     keras.utils.set_random_seed(config.seed)
     steps = manifest.splits["train"].examples // batch_size
+    classes = len(manifest.classes)
     with strategy.scope():
-        plain = build_training_model(config)
+        plain = build_training_model(config, classes)
         model = with_fused_normalization(plain)
         # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
-        loss = mean_over_outputs(get_loss(config.loss))
+        loss = mean_over_outputs(get_loss(config.loss), logit_channels(classes))
         model.compile(optimizer=make_optimizer(config, steps), loss=loss, jit_compile=False)
     final = final_model(model)
     validation = Validation(final, validation_loss(config.loss), manifest, "val", batch_size, strategy)
