@@ -36,15 +36,16 @@ class PredictionSettings:
 
     Attributes:
         model: hash of the model's files; see `hash_model`.
-        threshold: probability from which on a pixel is foreground.
-        tta: test-time augmentation; see `seg.inference`.
+        threshold: probability from which on a pixel is foreground; None of several classes.
+        tta, largest_component: see `seg.inference`.
         segmentation: `rle` or `polygon`, of the COCO results.
     """
 
     model: str
-    threshold: float
+    threshold: float | None
     tta: str
     segmentation: str
+    largest_component: str = "no"
 
     @property
     def key(self) -> str:
@@ -60,7 +61,8 @@ class PredictedFile:
         path: of the image.
         name: of its pictures in `masks` and `overlays`.
         record: `height`, `width`, `area`, `bbox`, `confidence`, `unlike` and `segmentation` as `Prediction` has
-            them; or `error`, why it could not be predicted.
+            them, and of several classes, `classes`, a list of the `area`, `bbox`, `confidence` and `segmentation` of
+            each; or `error`, why it could not be predicted.
     """
 
     path: Path
@@ -113,7 +115,7 @@ def predict_files(
         predictor: the model.
         paths: of the images.
         output: folder that was opened.
-        settings: whose `threshold`, `tta` and `segmentation` hold.
+        settings: whose `threshold`, `tta`, `largest_component` and `segmentation` hold.
         journal: of the folder; open while the returned elements are read.
 
     Returns:
@@ -182,7 +184,8 @@ def _predict_batch(
     if not missing:
         return
     contents = [image.content for image in batch]
-    predictions = predictor.predict_many(contents, settings.threshold, settings.tta)
+    options = settings.threshold, settings.tta, settings.largest_component
+    predictions = predictor.predict_many(contents, *options)
     for image, prediction in zip(batch, predictions, strict=True):
         if image.name in missing:
             journal.add(
@@ -215,17 +218,26 @@ def _keep(image: _Image, prediction: Prediction | UserError, output: Path, segme
             (output / folder / image.name).unlink(missing_ok=True)
         return {"error": str(error)}
     laid = overlay.overlay(picture, prediction.mask)
-    pictures = {MASKS: prediction.mask * 255, OVERLAYS: cv2.cvtColor(laid, cv2.COLOR_RGB2BGR)}
+    several = len(prediction.classes) > 1
+    mask = prediction.mask if several else prediction.mask * 255
+    pictures = {MASKS: mask, OVERLAYS: cv2.cvtColor(laid, cv2.COLOR_RGB2BGR)}
     height, width = prediction.mask.shape
     return {
         "height": height,
         "width": width,
+        "unlike": prediction.unlike,
+        **_found(prediction, segmentation),
+        **({"classes": [_found(each, segmentation) for each in prediction.by_class().values()]} if several else {}),
+        "pictures": {folder: _write_png(output / folder / image.name, pixels) for folder, pixels in pictures.items()},
+    }
+
+
+def _found(prediction: Prediction, segmentation: str) -> Record:
+    return {
         "area": prediction.area,
         "bbox": prediction.bbox,
         "confidence": prediction.confidence,
-        "unlike": prediction.unlike,
         "segmentation": prediction.segmentation(segmentation),
-        "pictures": {folder: _write_png(output / folder / image.name, pixels) for folder, pixels in pictures.items()},
     }
 
 

@@ -3,8 +3,9 @@
     truth = COCO("test/_annotations.coco.json")            # or COCO("predictions/images.json")
     found = truth.loadRes("predictions/results.json")
 
-`results.json` is a COCO results file: one entry per mask that is not empty. `images.json` is a COCO file that says
-which image each id is; it loads together with the results too. All are written beside their places and renamed.
+`results.json` is a COCO results file: one entry per mask that is not empty, of several classes one per class.
+`images.json` is a COCO file that says which image each id is; it loads together with the results too. All are written
+beside their places and renamed.
 """
 
 import csv
@@ -20,6 +21,7 @@ from seg.data.coco_reader import read_annotations
 from seg.data.coco_writer import CocoWriter
 from seg.data.files import read_annotation_file
 from seg.data.layout import ROBOFLOW_ANNOTATIONS
+from seg.data.manifest import BINARY_CLASSES
 from seg.errors import UserError
 
 RESULTS, IMAGES, TABLE = "results.json", "images.json", "predictions.csv"
@@ -33,14 +35,14 @@ class ImageIds:
     Attributes:
         folder: that all images lie in.
         ids: by path.
-        category: of every mask.
+        categories: of the classes, in their order.
         note: why the ids are not those of the annotations beside the images; empty where they are, or where there are
             none.
     """
 
     folder: Path
     ids: Mapping[Path, int]
-    category: Category
+    categories: tuple[Category, ...]
     note: str = ""
 
     def file_name(self, path: Path) -> str:
@@ -48,16 +50,17 @@ class ImageIds:
         return Path(os.path.relpath(path, self.folder)).as_posix()
 
 
-def image_ids(paths: Sequence[Path]) -> ImageIds:
+def image_ids(paths: Sequence[Path], classes: Sequence[str] = BINARY_CLASSES) -> ImageIds:
     """The ids that `_annotations.coco.json` in the images' folder gives them, if it lists all of them; else from 1 on.
 
-    The category is the one that has annotations there; of several, the smallest id.
+    The category of one class is the one that has annotations there; of several such, the smallest id. Those of several
+    classes are the ones of their names.
     """
     folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     own = ImageIds(
         folder=folder,
         ids={path: number for number, path in enumerate(paths, 1)},
-        category=Category(id=1, name="foreground"),
+        categories=tuple(Category(id=number, name=name) for number, name in enumerate(classes, 1)),
     )
     annotations = folder / ROBOFLOW_ANNOTATIONS
     if not annotations.is_file():
@@ -70,7 +73,13 @@ def image_ids(paths: Sequence[Path]) -> ImageIds:
     listed = {path: known[name] for path in paths if (name := own.file_name(path)) in known}
     if len(listed) < len(paths):
         return _with_note(own, f"{annotations} does not list {len(paths) - len(listed)} of {len(paths)} images")
-    return ImageIds(folder=folder, ids=listed, category=_category(truth) or own.category)
+    if len(classes) == 1:
+        category = _category(truth)
+        return ImageIds(folder=folder, ids=listed, categories=own.categories if category is None else (category,))
+    by_name = {category.name.strip(): category for category in truth.categories}
+    if missing := [name for name in classes if name not in by_name]:
+        return _with_note(own, f"{annotations} has no category {', '.join(missing)}")
+    return ImageIds(folder=folder, ids=listed, categories=tuple(by_name[name] for name in classes))
 
 
 def write_results(files: Iterable[PredictedFile], output: Path, ids: ImageIds, settings_key: str) -> None:
@@ -85,7 +94,7 @@ def write_results(files: Iterable[PredictedFile], output: Path, ids: ImageIds, s
     results, table = (output / f".{name}.partial" for name in (RESULTS, TABLE))
     info = {"description": "images of results.json", "images": str(ids.folder), "settings": settings_key}
     with (
-        CocoWriter(output / IMAGES, categories=[ids.category], info=info) as images,
+        CocoWriter(output / IMAGES, categories=ids.categories, info=info) as images,
         results.open("w", encoding="ascii") as entries,
         table.open("w", encoding="utf-8", errors="surrogateescape", newline="") as rows,
     ):
@@ -98,13 +107,15 @@ def write_results(files: Iterable[PredictedFile], output: Path, ids: ImageIds, s
             images.add_image(image_id, ids.file_name(file.path), height=record["height"], width=record["width"])
             cells = {**record, "file": file.path, "mask": file.name, "unlike": "; ".join(record["unlike"])}
             writer.writerow(cells[column] for column in _COLUMNS)
-            if record["area"]:
+            for category, found in zip(ids.categories, record.get("classes", [record]), strict=True):
+                if not found["area"]:
+                    continue
                 entry = {
                     "image_id": image_id,
-                    "category_id": ids.category.id,
-                    "segmentation": record["segmentation"],
-                    "score": record["confidence"],
-                    "bbox": record["bbox"],
+                    "category_id": category.id,
+                    "segmentation": found["segmentation"],
+                    "score": found["confidence"],
+                    "bbox": found["bbox"],
                 }
                 entries.write(separator + json.dumps(entry))
                 separator = ",\n"
@@ -121,7 +132,7 @@ def remove_results(output: Path) -> None:
 
 
 def _with_note(own: ImageIds, reason: str) -> ImageIds:
-    return ImageIds(folder=own.folder, ids=own.ids, category=own.category, note=reason)
+    return ImageIds(folder=own.folder, ids=own.ids, categories=own.categories, note=reason)
 
 
 def _category(truth: AnnotationFile) -> Category | None:

@@ -10,7 +10,7 @@ from experiments.comparison import Arm, arms, shared_seeds
 from experiments.split_predictions import SplitPredictions
 from experiments.storage import TrialRow
 from seg.comparison import Comparison, compare_arms
-from seg.data.manifest import IGNORE, Manifest
+from seg.data.manifest import IGNORE, Manifest, is_foreground
 from seg.errors import UserError
 from seg.statistics import Interval, bootstrap_mean
 from seg.training.image_score import group_names, thirds
@@ -90,7 +90,7 @@ def compare(rows: Sequence[TrialRow], manifest: Manifest | None, predicted: Pred
         raise UserError(f"no predictions on this dataset's validation split are left of trial {', '.join(gone)}.")
     present = [[each for each in row if each is not None] for row in predictions]
     masks = manifest.records(SPLIT)[..., 3]
-    foreground = np.array([int((mask == 1).sum()) for mask in masks])
+    foreground = np.array([int(is_foreground(mask).sum()) for mask in masks])
     dice = np.array([[each.dice for each in row] for row in present], np.float64)
     if dice.shape[2] != len(foreground):
         raise UserError(f"the predictions are of {dice.shape[2]} images, and the dataset has {len(foreground)}.")
@@ -128,7 +128,7 @@ def _false_positives(
     if not len(empty):
         return None
     anything = [
-        np.mean([bool((each.mask(index)[masks[index] != IGNORE] == 1).any()) for each in predictions])
+        np.mean([bool((each.mask(index)[masks[index] != IGNORE] != 0).any()) for each in predictions])
         for index in empty.tolist()
     ]
     return bootstrap_mean(np.asarray(anything, np.float64), groups=_of(groups, empty.tolist()))

@@ -18,6 +18,7 @@ DEMO = "demo"
 OPTIONS = (
     "data",
     "categories",
+    "classes",
     "on_bad",
     "crowds",
     "overlaps",
@@ -77,6 +78,7 @@ def prepare(values: argparse.Namespace, image_size: int, division: DivisionSetti
         Path(values.workspace),
         image_size=image_size,
         categories=values.categories,
+        classes=values.classes,
         on_bad=values.on_bad,
         crowds=values.crowds,
         overlaps=values.overlaps,

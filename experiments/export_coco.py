@@ -3,8 +3,8 @@
     python -m experiments.export_coco --data FOLDER --split grouped --output coco --segmentation polygon
 
 OUTPUT gets train/, valid/ and test/, each with _annotations.coco.json beside copies of its images. There is one
-category, foreground, and its masks are those of the dataset pixel for pixel, at the images' own size; ignored regions
-are crowds. `convert` with --data=OUTPUT gives the same masks again.
+category, foreground, or one for each of several classes, and its masks are those of the dataset pixel for pixel, at the
+images' own size; ignored regions are crowds. `convert` with --data=OUTPUT gives the same masks again.
 """
 
 import argparse

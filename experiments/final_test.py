@@ -25,11 +25,13 @@ def score_on_test(
     executor: Executor,
     storage: str,
     tta: str = "none",
+    largest_component: str = "no",
 ) -> dict[str, Any]:
     """Scores a finished trial on the test split, unless that was done; its run and the study's show the scores.
 
     Args:
-        tta: test-time augmentation that the threshold is tuned and the trial scored with; see `seg.symmetries`.
+        tta, largest_component: that the threshold is tuned and the trial scored with; see `seg.symmetries` and
+            `seg.decision`.
 
     Returns:
         its evaluation (`experiments.tasks`); the files lie in the trial's `final_folder`.
@@ -46,7 +48,7 @@ def score_on_test(
     note_test_use(storage, result.study, trial.number)
     use = next(use for use in read_study(storage, result.study).test_uses if use.trial == trial.number)
     folder = final_folder(model.parent)
-    evaluation = _evaluate_once(executor, folder, model, manifest, tta)
+    evaluation = _evaluate_once(executor, folder, model, manifest, tta, largest_component)
     for run_id in (trial.run_id, result.run_id):
         tracker.log_metrics(run_id, score_metrics(evaluation, SPLIT))
         tracker.log_folder(run_id, folder, FINAL)
@@ -73,7 +75,8 @@ def score_on_test_once(
 
 def score_metrics(evaluation: Mapping[str, Any], split: str) -> dict[str, float]:
     """The metrics of an evaluation under the names of docs/protocol.md."""
-    metrics = {f"{split}_threshold": float(evaluation["threshold"])}
+    threshold = evaluation["threshold"]
+    metrics = {} if threshold is None else {f"{split}_threshold": float(threshold)}
     for name, interval in evaluation["scores"].items():
         metric = f"{split}_{name}"
         if metric == "val_dice":
@@ -84,13 +87,16 @@ def score_metrics(evaluation: Mapping[str, Any], split: str) -> dict[str, float]
     return metrics | {f"{split}_baseline_{name}": score for name, score in evaluation["baselines"].items()}
 
 
-def _evaluate_once(executor: Executor, folder: Path, model: Path, manifest: Manifest, tta: str) -> dict[str, Any]:
+def _evaluate_once(
+    executor: Executor, folder: Path, model: Path, manifest: Manifest, tta: str, largest_component: str
+) -> dict[str, Any]:
     """The test split is used once for a winner: a study that goes on and keeps its winner keeps its scores."""
     try:
         known = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     wanted = {"format": EVALUATION_FORMAT, "split_key": manifest.splits[SPLIT].key, "tta": tta}
+    wanted["largest_component"] = largest_component
     if {name: known.get(name) for name in wanted} == wanted:
         return dict(known)
-    return evaluate(executor, folder, model, manifest, SPLIT, None, tta)
+    return evaluate(executor, folder, model, manifest, SPLIT, None, tta, largest_component)

@@ -72,7 +72,9 @@ def finish(
     assert chosen.config is not None
     model = result.folder(chosen) / "model.keras"
     folder = final_folder(model.parent)
-    evaluation = score_on_test(result, chosen, manifest, tracker, executor, values.storage, values.tta)
+    evaluation = score_on_test(
+        result, chosen, manifest, tracker, executor, values.storage, values.tta, values.largest_component
+    )
     assert chosen.run_id is not None
     version = _register(tracker.delivered(chosen.run_id), model, evaluation, manifest, tracker, values.model_name)
     decision = _decide(version, folder, tracker, executor, values)
@@ -149,6 +151,8 @@ def _register(
         training_images=measure_training_images(manifest),
         exif=manifest.settings["exif"],
         tta=evaluation["tta"],
+        largest_component=evaluation["largest_component"],
+        classes=manifest.classes,
     )
 
 

@@ -100,11 +100,12 @@ def scores_on(
     place = folder / f"{version.name}_{version.version}"
     model = fetch_version(version, registry, place)
     manifest = datasets.prepare(values, model.image_size)
+    model.check_classes(manifest)
     found = manifest.splits[SPLIT].key
     if found != test_key:
         raise UserError(
             f"version {version.version} has no scores on the test images {test_key} and must be scored on them, and "
             f"data '{values.data}' has the test images {found}; give the data and the split of the other version."
         )
-    evaluate(executor, place, model.file, manifest, SPLIT, model.threshold, model.tta)
+    evaluate(executor, place, model.file, manifest, SPLIT, model.threshold, model.tta, model.largest_component)
     return read_scores(place)

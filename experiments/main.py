@@ -17,12 +17,13 @@ from experiments import audit, datasets, entry, presets
 from experiments.card.publish import publish_card
 from experiments.finish import Finished, check_select, finish
 from experiments.options import FIELDS, OPTIONS, parser
-from experiments.registry import check_name
+from experiments.registry import Registry, check_contender, check_name
 from experiments.report import note_origin, publish_page
 from experiments.study import LISTS, STUDY_OPTIONS, conduct, open_executor, search_space
 from experiments.study_hold import hold_command
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
+from seg.decision import LARGEST_COMPONENT
 from seg.symmetries import TTA
 
 GIVEN = {
@@ -34,11 +35,19 @@ GIVEN = {
         help="test-time augmentation of the final evaluation, which the registered model keeps: none; flips, the mean "
         "of an image and its three mirror images; square, of these and their quarter turns, in eight times the time",
     ),
+    "largest_component": replace(
+        OPTIONS["largest_component"],
+        default="no",
+        choices=LARGEST_COMPONENT,
+        help="yes: of each class of a mask only the largest connected component stays, in the final evaluation and in "
+        "the registered model; no: all of it",
+    ),
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
-    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "objective", "select", "model_name", *FIELDS, "tta"]
+    names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "objective", "select", "model_name", *FIELDS]
+    names += ["tta", "largest_component"]
     return parser("main", __doc__, names, **GIVEN | presets.options(GIVEN))
 
 
@@ -50,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
     check_select(values.select, manifest)
+    check_contender(Registry(tracker.uri), values.model_name, manifest.classes)
     audited = Path(values.workspace) / "audits" / manifest.key
     audit.report(values, manifest, audited, sys.stderr)
     with (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments.registry import ModelInfo, Registry
 from experiments.tracking import Tracker
+from seg.data.manifest import BINARY_CLASSES, Manifest
 from seg.errors import UserError
 from seg.inference import MODEL, SETTINGS
 
@@ -17,10 +18,11 @@ class FetchedModel:
 
     Attributes:
         file: the Keras model; `settings.json` lies beside it where a threshold was tuned.
-        threshold: the tuned one; None for the model of a run, which has none yet.
+        threshold: the tuned one; None for the model of a run, which has none yet, and for several classes.
         image_size: side of the images that it takes, in pixels.
         run_id: of the run that trained it; empty where the registry knows none.
-        tta: test-time augmentation that the threshold was tuned with.
+        tta, largest_component: that the threshold was tuned with.
+        classes: that it finds.
     """
 
     file: Path
@@ -28,6 +30,18 @@ class FetchedModel:
     image_size: int
     run_id: str
     tta: str = "none"
+    largest_component: str = "no"
+    classes: tuple[str, ...] = BINARY_CLASSES
+
+    def check_classes(self, manifest: Manifest) -> None:
+        """Raises UserError unless a dataset has the classes that the model finds; one class may have any name."""
+        ours, theirs = self.classes, manifest.classes
+        if ours != theirs and (len(ours), len(theirs)) != (1, 1):
+            asked = "binary" if len(ours) == 1 else ",".join(ours)
+            raise UserError(
+                f"the dataset must have the classes of the model, {', '.join(ours)}, got {', '.join(theirs)}; "
+                f"give classes={asked}."
+            )
 
 
 def fetch_model(model: str, tracker: Tracker, folder: Path) -> FetchedModel:
@@ -40,7 +54,16 @@ def fetch_model(model: str, tracker: Tracker, folder: Path) -> FetchedModel:
         registry = Registry(tracker.uri)
         return fetch_version(registry.find(model), registry, folder)
     file = tracker.download(model, MODEL, folder)
-    return FetchedModel(file=file, threshold=None, image_size=read_image_size(file), run_id=model)
+    named = tracker.tags(model).get("classes")
+    if named is not None and "," in named:
+        tracker.download(model, SETTINGS, folder)  # it names the classes for whoever loads the model
+    return FetchedModel(
+        file=file,
+        threshold=None,
+        image_size=read_image_size(file),
+        run_id=model,
+        classes=BINARY_CLASSES if named is None else tuple(named.split(",")),
+    )
 
 
 def fetch_version(version: ModelInfo, registry: Registry, folder: Path) -> FetchedModel:
@@ -50,8 +73,10 @@ def fetch_version(version: ModelInfo, registry: Registry, folder: Path) -> Fetch
     file = fetched / MODEL
     return FetchedModel(
         file=file,
-        threshold=float(settings["threshold"]),
-        tta=str(settings.get("tta", "none")),  # older versions have none
+        threshold=None if settings["threshold"] is None else float(settings["threshold"]),
+        tta=str(settings.get("tta", "none")),  # older versions have none, nor the next two
+        largest_component=str(settings.get("largest_component", "no")),
+        classes=tuple(settings.get("classes", BINARY_CLASSES)),
         image_size=read_image_size(file),
         run_id=version.run_id,
     )

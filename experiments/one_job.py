@@ -51,6 +51,7 @@ def evaluate(
     split: str,
     threshold: float | None,
     tta: str = "none",
+    largest_component: str = "no",
 ) -> dict[str, Any]:
     """Scores a model on a split; see `experiments.tasks`. `threshold` None: tuned on the validation split."""
     arguments = {
@@ -59,6 +60,7 @@ def evaluate(
         "split": split,
         "threshold": threshold,
         "tta": tta,
+        "largest_component": largest_component,
     }
     job = Job(name=f"evaluation on {split}", task="evaluate", folder=str(folder.absolute()), arguments=arguments)
     return run_job(executor, job)

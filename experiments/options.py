@@ -72,6 +72,12 @@ def port(text: str) -> int:
 _RUNNER = {
     "data": Option(type=str, default="demo", help="folder with a COCO export, or demo: a generated dataset"),
     "categories": Option(type=str, default="all", help="categories that are foreground: all, or names with commas"),
+    "classes": Option(
+        type=str,
+        default="binary",
+        help="classes of the mask: binary, foreground alone; all, each category that has annotations; or names with "
+        "commas, the rest being background",
+    ),
     "on_bad": Option(
         type=str,
         default="fail",
@@ -257,6 +263,13 @@ _RUNNER = {
         choices=("auto", "none", "flips", "square"),
         help="test-time augmentation: none; flips, the mean of an image and its three mirror images; square, of these "
         "and their quarter turns, in eight times the time; auto: as the model was scored",
+    ),
+    "largest_component": Option(
+        type=str,
+        default="auto",
+        choices=("auto", "no", "yes"),
+        help="yes: of each class of a mask only the largest connected component stays; no: all of it; auto: as the "
+        "model was scored",
     ),
     "segmentation": Option(
         type=str,

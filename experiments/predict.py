@@ -2,8 +2,9 @@
 
     python -m experiments.predict --images scans --model models:/seg-unet@champion
 
-OUTPUT/masks/NAME.png is 0 and 255 at the image's own size, OUTPUT/overlays/NAME.png shows it on the image, results.json
-holds all masks with their scores, images.json says which image each id is, and predictions.csv is a table of them.
+OUTPUT/masks/NAME.png is 0 and 255 at the image's own size (of several classes, their numbers 1, 2, …),
+OUTPUT/overlays/NAME.png shows it on the image, results.json holds all masks with their scores, images.json says which
+image each id is, and predictions.csv is a table of them.
 
 A file that is no image costs that file: the others are predicted, the broken ones are named, and the exit code is 1.
 """
@@ -29,8 +30,11 @@ from seg.start import start_tensorflow
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
+NAMES = ("images", "model", "output", "threshold", "tta", "largest_component", "segmentation")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    return parser("predict", __doc__, ["images", "model", "output", "threshold", "tta", "segmentation"])
+    return parser("predict", __doc__, [*NAMES])
 
 
 def find_images(images: str, output: Path) -> list[Path]:
@@ -81,7 +85,7 @@ class _Count:
 
 def predict_folder(predictor: Predictor, paths: Sequence[Path], output: Path, settings: PredictionSettings) -> int:
     """Pictures, COCO results and table of all files, and what there is to say of them; returns the exit code."""
-    ids = image_ids(paths)
+    ids = image_ids(paths, predictor.classes)
     count = _Count()
     with open_output(output, settings) as journal:
         remove_results(output)
@@ -104,8 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         predictor = Predictor.load(model.file)
         settings = PredictionSettings(
             model=hash_model(model.file),
-            threshold=predictor.threshold if values.threshold is None else values.threshold,
+            threshold=predictor.threshold if values.threshold is None else predictor.checked(values.threshold),
             tta=predictor.tta if values.tta == AUTO else values.tta,
+            largest_component=(
+                predictor.largest_component if values.largest_component == AUTO else values.largest_component
+            ),
             segmentation=values.segmentation,
         )
     return predict_folder(predictor, paths, output, settings)

@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ema": 0.995,
         "epochs": 80,
         "patience": 0,
-        "precision": "mixed_bfloat16",
+        "precision": "auto",
         "tta": "square",
     },
 }

@@ -28,11 +28,21 @@ def _png(image: np.ndarray) -> bytes:
     return bytes(cv2.imencode(".png", image)[1])
 
 
+def _mask(found: "Prediction") -> bytes:
+    return _png(found.mask if len(found.classes) > 1 else found.mask * np.uint8(255))
+
+
+def _segmentation(found: "Prediction", form: str) -> str:
+    if len(found.classes) == 1:
+        return json.dumps(found.segmentation(form))
+    return json.dumps({name: each.segmentation(form) for name, each in found.by_class().items()})
+
+
 # What the parameter `output` may be: the column that it fills, and how.
 _OUTPUTS: dict[str, tuple[str, Callable[["Prediction"], bytes | str]]] = {
-    "mask": ("mask_png", lambda found: _png(found.mask * np.uint8(255))),
-    "rle": ("segmentation", lambda found: json.dumps(found.segmentation("rle"))),
-    "polygon": ("segmentation", lambda found: json.dumps(found.segmentation("polygon"))),
+    "mask": ("mask_png", _mask),
+    "rle": ("segmentation", lambda found: _segmentation(found, "rle")),
+    "polygon": ("segmentation", lambda found: _segmentation(found, "polygon")),
     "probability": ("probability_png", lambda found: _png(np.rint(found.probability * 65535).astype(np.uint16))),
 }
 
@@ -63,9 +73,9 @@ class SegmentationModel(PythonModel):
                 column `image` whose cells are encoded files (bytes of a JPEG, PNG, BMP or TIFF; base64 or a `data:`
                 URL), or uint8 arrays (height, width[, channels]), also as nested lists. Never a path: whoever may
                 ask for a mask may not read this machine's files.
-            params: `threshold`: probability from which on a pixel is foreground. `tta`: `none`, `flips` for the mean of
-                four mirror images, or `square` for that of eight symmetries. `output`: `mask`, `rle`, `polygon` or
-                `probability`.
+            params: `threshold`: probability from which on a pixel is foreground (of one class). `tta`: `none`, `flips`
+                for the mean of four mirror images, or `square` for that of eight symmetries. `largest_component`: `yes`
+                or `no`. `output`: `mask`, `rle`, `polygon` or `probability`.
 
         Returns:
             One row for each image, in order, with the columns
@@ -74,6 +84,9 @@ class SegmentationModel(PythonModel):
               (`output=probability`): of a 16-bit one, 0 to 65535; or `segmentation` (`output=rle` and `polygon`): the
               JSON text of a COCO segmentation. All at the image's own size;
             - `height`, `width`, `area`: in pixels; `confidence`: in [0, 1];
+            - of several classes, the mask's values are their numbers, 1, 2, …; `segmentation` is a JSON object of COCO
+              segmentations by the class's name; `areas`, another column, one of pixels by the class's name, in the
+              order of the numbers;
             - `unlike`: why the image is unlike the training images; empty text where it is alike;
             - `error`: why this image cannot be read, and the other cells are None; else empty text.
 
@@ -85,11 +98,14 @@ class SegmentationModel(PythonModel):
         readable = (image for image in images if not isinstance(image, UserError))
         try:
             column, encode = _output(params.get("output", "mask"))
-            found = self.predictor.predict_many(readable, params.get("threshold"), params.get("tta"))
+            options = (params.get(name) for name in ("threshold", "tta", "largest_component"))
+            found = self.predictor.predict_many(readable, *options)
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-        columns = (column, "height", "width", "area", "confidence", "unlike", "error")
-        rows = [_row(image if isinstance(image, UserError) else next(found), encode) for image in images]
+        several = len(self.predictor.classes) > 1
+        areas = ("areas",) if several else ()
+        columns = (column, "height", "width", "area", *areas, "confidence", "unlike", "error")
+        rows = [_row(image if isinstance(image, UserError) else next(found), encode, several) for image in images]
         # Of any other type, pandas would turn None into NaN, and whole numbers beside it into floating point.
         return pd.DataFrame(rows, columns=columns, index=model_input.index, dtype=object)
 
@@ -100,11 +116,17 @@ def _output(name: str) -> tuple[str, Callable[["Prediction"], bytes | str]]:
     return _OUTPUTS[name]
 
 
-def _row(found: "Prediction | UserError", encode: Callable[["Prediction"], bytes | str]) -> tuple[Any, ...]:
+def _row(
+    found: "Prediction | UserError", encode: Callable[["Prediction"], bytes | str], several: bool
+) -> tuple[Any, ...]:
     if isinstance(found, UserError):
-        return (*(None,) * 6, str(found))
+        return (*(None,) * (7 if several else 6), str(found))
     height, width = found.mask.shape
-    return encode(found), height, width, found.area, found.confidence, "; ".join(found.unlike), ""
+    areas: tuple[str, ...] = ()
+    if several:
+        counts = np.bincount(found.mask.ravel(), minlength=1 + len(found.classes))[1:]
+        areas = (json.dumps(dict(zip(found.classes, counts.tolist(), strict=True))),)
+    return encode(found), height, width, found.area, *areas, found.confidence, "; ".join(found.unlike), ""
 
 
 def _decode(cell: Any) -> bytes | np.ndarray | UserError:

@@ -15,6 +15,7 @@ from experiments.run_description import RunRecord
 from experiments.tasks import RESULT
 from experiments.tracking import Tracker
 from seg.config import TrainConfig
+from seg.data.classes import BINARY
 from seg.data.manifest import MANIFEST, SPLITS, Manifest
 from seg.data.splits import DivisionSettings
 from seg.errors import UserError
@@ -181,9 +182,11 @@ def read_conversion(profile: Mapping[str, Any]) -> tuple[dict[str, Any], Divisio
     """
     settings, split = profile.get("settings"), profile.get("split")
     kinds = _CONVERSION | (_DIVISION if split != "official" else {})
+    classes = settings.get("classes", BINARY) if isinstance(settings, dict) else None  # a binary dataset has none
     if (
         not isinstance(settings, dict)
         or not isinstance(split, str)
+        or not isinstance(classes, str)
         or any(not isinstance(settings.get(name), kind) for name, kind in kinds.items())
     ):
         raise UserError(
@@ -191,7 +194,7 @@ def read_conversion(profile: Mapping[str, Any]) -> tuple[dict[str, Any], Divisio
             "into the workspace (convert), or choose another run."
         )
     # With its key equal, the dataset has the same broken rules: `skip` leaves out what was left out then.
-    found = {name: settings[name] for name in _CONVERSION} | {"on_bad": "skip"}
+    found = {name: settings[name] for name in _CONVERSION} | {"on_bad": "skip", "classes": classes}
     if split == "official":
         return found, DivisionSettings()
     return found, DivisionSettings(

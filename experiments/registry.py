@@ -18,6 +18,7 @@ from mlflow.models import Model
 from experiments import tracking_uri
 from experiments.saved_model import save_model
 from seg.data.appearance import Appearance
+from seg.data.manifest import BINARY_CLASSES
 from seg.errors import UserError
 
 Made = TypeVar("Made")
@@ -39,6 +40,7 @@ class ModelInfo:
         run_id: of the trial that trained it.
         test_key: which test images and masks its scores are of; only equal keys compare.
         dice: mean Dice per test image at the image's own size; None where a foreign version has none.
+        classes: that it finds, with commas; `foreground` where it does not say so.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ModelInfo:
     run_id: str
     test_key: str
     dice: float | None
+    classes: str = BINARY_CLASSES[0]
 
     @property
     def uri(self) -> str:
@@ -201,13 +204,15 @@ class Registry:
         name: str,
         *,
         scores: Mapping[str, float],
-        threshold: float,
+        threshold: float | None,
         dataset_key: str,
         test_key: str,
         example: bytes,
         training_images: Appearance,
         exif: str = "ignore",
         tta: str = "none",
+        largest_component: str = "no",
+        classes: Sequence[str] = BINARY_CLASSES,
     ) -> ModelInfo:
         """Makes a run's model a version of `name`; `experiments.promotion` decides which version is champion.
 
@@ -218,20 +223,24 @@ class Registry:
             model_file: the `.keras` file.
             name: of the registered model; see `check_name`.
             scores: on the test split, by name.
-            threshold: tuned on validation; becomes the default of the model's parameter `threshold`.
+            threshold: tuned on validation; becomes the default of the model's parameter `threshold`. None of several
+                classes, which have none.
             dataset_key: key of the dataset that the model was trained on.
             test_key: key of the split that the scores are of.
             example: an encoded image, the model's input example.
             training_images: what they look like; the model says when it is given something else.
             exif: whether they were turned as EXIF data asks, as `Predictor` has it.
-            tta: test-time augmentation that the threshold and the scores are of; becomes the parameter's default.
+            tta, largest_component: that the threshold and the scores are of; become the parameters' defaults.
+            classes: that the model finds.
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
-            "threshold": repr(threshold),
+            "threshold": "none" if threshold is None else repr(threshold),
             "dataset_key": dataset_key,
             "test_key": test_key,
             "tta": tta,
+            "largest_component": largest_component,
+            "classes": ",".join(classes)[:_LONGEST_TAG],
             "run": run_id,
         }
         found = self.of_run(name, run_id)
@@ -239,7 +248,14 @@ class Registry:
             self.note(found, tags)
             number = found.version
         else:
-            settings = {"threshold": threshold, "tta": tta, "exif": exif, "training_images": training_images.to_json()}
+            settings = {
+                "threshold": threshold,
+                "tta": tta,
+                "largest_component": largest_component,
+                "classes": list(classes),
+                "exif": exif,
+                "training_images": training_images.to_json(),
+            }
             number = self._create_version(run_id, model_file, name, tags, settings, example)
         return _info(self._client.get_model_version(name, number))
 
@@ -317,6 +333,19 @@ def check_name(name: str) -> None:
         raise UserError(f"model_name must be without / : % and quotes, and not empty, got '{name}'; use seg-unet.")
 
 
+def check_contender(registry: Registry, name: str, classes: Sequence[str]) -> None:
+    """Raises UserError where the champion finds other classes: two such models cannot be compared; one has any name."""
+    champion = registry.champion(name)
+    if champion is None or champion.dice is None:
+        return
+    theirs = champion.classes.split(",")
+    if theirs != list(classes) and (len(theirs), len(classes)) != (1, 1):
+        raise UserError(
+            f"model_name must be of a model with the classes {', '.join(classes)}, and the champion of {name} finds "
+            f"{', '.join(theirs)}; use another model_name."
+        )
+
+
 def _info(version: ModelVersion) -> ModelInfo:
     dice = version.tags.get(f"test_{GATE}")
     return ModelInfo(
@@ -325,10 +354,11 @@ def _info(version: ModelVersion) -> ModelInfo:
         run_id=version.run_id or "",
         test_key=version.tags.get("test_key", ""),
         dice=None if dice is None else float(dice),
+        classes=version.tags.get("classes", BINARY_CLASSES[0]),
     )
 
 
-_DESCRIPTION = """A binary segmentation model. Images of any size in, masks at their own size out:
+_DESCRIPTION = """A segmentation model. Images of any size in, masks at their own size out:
 
 ```python
 import mlflow
@@ -338,10 +368,12 @@ open("mask.png", "wb").write(model.predict({"image": [open("image.jpg", "rb").re
 
 The column `image` takes the bytes of JPEG, PNG, BMP and TIFF files, or base64 of them; one row comes back for each:
 the mask (a PNG of 0 and 255), `height`, `width`, `area` in pixels, `confidence`, `unlike` (why the image is unlike the
-training images) and `error` (why it cannot be read; the other rows are not touched).
+training images) and `error` (why it cannot be read; the other rows are not touched). Where the version's tag `classes`
+names several, the mask holds their numbers, 1, 2, …, and the column `areas` the pixels of each.
 
-`params={...}`: `threshold` (default: tuned on validation images), `tta` (default: as
+`params={...}`: `threshold` (default: tuned on validation images; not of several classes), `tta` (default: as
 it was scored; `none`, `flips`: the mean of four mirror images, `square`: of these and their quarter turns),
+`largest_component` (default: as it was scored; `yes`: only the largest connected component of each class stays),
 `output` (`mask`; `rle` and `polygon`: COCO's as JSON text in `segmentation`; `probability`: a 16-bit PNG in
 `probability_png`).
 """

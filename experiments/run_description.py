@@ -48,6 +48,8 @@ def as_text(value: Any) -> str:
 def common_tags(manifest: Manifest) -> dict[str, str]:
     tags = {"dataset_key": manifest.key, "split": manifest.split}
     tags |= {name: str(manifest.settings[name]) for name in DIVISION_TAGS if manifest.settings.get(name, "") != ""}
+    if "classes" in manifest.settings:
+        tags["classes"] = ",".join(manifest.classes)
     if commit := git_commit():
         tags["git_commit"] = commit
     return tags

@@ -33,6 +33,7 @@ _CODE = (
     "seg/data/outlines.py",
     "seg/data/segmentation.py",
     "seg/data/tiff.py",
+    "seg/decision.py",
     "seg/symmetries.py",
 )
 
@@ -44,8 +45,8 @@ def save_model(folder: Path, description: Model, model_file: Path, settings: Map
         folder: empty; the model is made inside it.
         description: what MLflow knows of the model already: its ids.
         model_file: the `.keras` file.
-        settings: what `Predictor.load` reads beside it: `threshold` and `tta`, which also become the defaults of the
-            parameters of these names, and `training_images`.
+        settings: what `Predictor.load` reads beside it: `threshold` (None of several classes), `tta` and
+            `largest_component`, which also become the defaults of the parameters of these names, `training_images`, …
         example: an encoded image, the model's input example.
 
     Returns:
@@ -66,20 +67,22 @@ def save_model(folder: Path, description: Model, model_file: Path, settings: Map
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
         code_paths=[str(folder / "code" / "seg")],
         artifacts={"model": str(artifact)},
-        signature=_signature(settings["threshold"], settings["tta"]),
+        signature=_signature(settings),
         input_example=pd.DataFrame({"image": [example]}),
         pip_requirements=[f"{package}=={installed_version(package)}" for package in _REQUIREMENTS],
     )
     return saved
 
 
-def _signature(threshold: float, tta: str) -> ModelSignature:
+def _signature(settings: Mapping[str, Any]) -> ModelSignature:
     """What goes in and comes out; see `SegmentationModel.predict`."""
     encoded = {"mask_png": DataType.binary, "segmentation": DataType.string, "probability_png": DataType.binary}
+    threshold, tta = settings["threshold"], settings["tta"]
     measured = {
         "height": DataType.long,
         "width": DataType.long,
         "area": DataType.long,
+        **({"areas": DataType.string} if threshold is None else {}),
         "confidence": DataType.double,
         "unlike": DataType.string,
     }
@@ -90,8 +93,9 @@ def _signature(threshold: float, tta: str) -> ModelSignature:
         outputs=Schema([*outputs, ColSpec(DataType.string, "error")]),
         params=ParamSchema(
             [
-                ParamSpec("threshold", DataType.double, threshold),
+                *([] if threshold is None else [ParamSpec("threshold", DataType.double, threshold)]),
                 ParamSpec("tta", DataType.string, tta),
+                ParamSpec("largest_component", DataType.string, settings.get("largest_component", "no")),
                 ParamSpec("output", DataType.string, "mask"),
             ]
         ),

@@ -67,15 +67,19 @@ def build_app(model: PyFuncModel) -> FastAPI:
         return Response(answer, media_type="application/json")
 
     @app.post("/mask")
-    async def mask(request: Request, threshold: float | None = None, tta: str | None = None) -> Response:
-        """An encoded image as the body; its mask as a PNG of the image's own size, 0 and 255."""
-        asked = {"threshold": threshold, "tta": tta}
+    async def mask(
+        request: Request, threshold: float | None = None, tta: str | None = None, largest_component: str | None = None
+    ) -> Response:
+        """An encoded image as the body; its mask as a PNG of the image's own size: 0 and 255, or 0 and classes."""
+        asked = {"threshold": threshold, "tta": tta, "largest_component": largest_component}
         params = {name: value for name, value in asked.items() if value is not None}
         found = await asyncio.to_thread(model.predict, {"image": [await request.body()]}, params=params)
         row = found.iloc[0]
         if row["error"]:
             return JSONResponse({"message": row["error"]}, 400)
         headers = {"X-Confidence": f"{row['confidence']:.4f}", "X-Unlike": row["unlike"]}
+        if "areas" in row:
+            headers["X-Areas"] = row["areas"]
         return Response(row["mask_png"], media_type="image/png", headers=headers)
 
     return app

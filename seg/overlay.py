@@ -4,6 +4,8 @@ The colours are Okabe and Ito's (2008), told apart with every common form of col
 positives and false negatives also differ in lightness.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ SKY_BLUE: Colour = (86, 180, 233)
 VERMILION: Colour = (213, 94, 0)
 YELLOW: Colour = (240, 228, 66)
 GREY: Colour = (150, 150, 150)
+PURPLE: Colour = (204, 121, 167)
+CLASS_COLOURS: tuple[Colour, ...] = (SKY_BLUE, (230, 159, 0), (0, 158, 115), PURPLE, (0, 114, 178), VERMILION, YELLOW)
+"""Of the classes 1, 2, …; then they begin anew."""
 _PAPER: Colour = (255, 255, 255)
 _INK: Colour = (34, 39, 46)
 _PALE_INK: Colour = (97, 106, 117)
@@ -27,14 +32,17 @@ _MARGIN, _GAP, _TITLE, _LABEL, _LEGEND = 16, 10, 40, 26, 36  # pixels
 _FILL = 0.45  # opacity of a mask's inside
 
 
-def panel(image: Picture, truth: Picture, prediction: Picture, title: str) -> Picture:
+def panel(
+    image: Picture, truth: Picture, prediction: Picture, title: str, classes: Sequence[str] = ("foreground",)
+) -> Picture:
     """One picture for one image: image, truth, prediction and difference, side by side.
 
     Args:
         image: (height, width, 3) uint8 RGB.
-        truth: (height, width) uint8; 0 background, 1 foreground, 255 ignored (hatched in grey).
-        prediction: (height, width) uint8; 0 background, 1 foreground.
+        truth: (height, width) uint8; 0 background, 1, 2, … the classes, 255 ignored (hatched in grey).
+        prediction: (height, width) uint8; 0 background, 1, 2, … the classes.
         title: the line above the tiles; cut with an ellipsis where it does not fit.
+        classes: names of the classes; of several, another line below the tiles has their colours.
 
     Returns:
         (picture height, picture width, 3) uint8 RGB. Small images are enlarged by a whole factor.
@@ -48,23 +56,44 @@ def panel(image: Picture, truth: Picture, prediction: Picture, title: str) -> Pi
     columns = len(shown)
     # Tall and narrow images still leave room for the legend.
     step = max(width, 150) + _GAP
+    legends = _LEGEND * (1 if len(classes) == 1 else 2)
     canvas = np.full(
-        (_TITLE + _LABEL + height + _LEGEND, 2 * _MARGIN + columns * step - _GAP, 3), _PAPER, dtype=np.uint8
+        (_TITLE + _LABEL + height + legends, 2 * _MARGIN + columns * step - _GAP, 3), _PAPER, dtype=np.uint8
     )
     _write(canvas, _fitted(title, canvas.shape[1] - 2 * _MARGIN, 17), _MARGIN, 27, 17, _INK, weight=600)
     for column, (label, tile) in enumerate(shown.items()):
         left, top = _MARGIN + column * step, _TITLE + _LABEL
         _write(canvas, label, left, top - 8, 14, _PALE_INK)
         canvas[top : top + height, left : left + width] = tile
-    _draw_legend(canvas, baseline=canvas.shape[0] - 13, with_ignored=bool((truth == _IGNORED).any()))
+    kinds = [("true positive", SKY_BLUE), ("false positive", VERMILION), ("false negative", YELLOW)]
+    if len(classes) > 1:
+        kinds.append(("another class", PURPLE))
+        named = [(name, class_colour(label)) for label, name in enumerate(classes, start=1)]
+        _draw_legend(canvas, _fitting(named, canvas.shape[1]), baseline=canvas.shape[0] - 13 - _LEGEND)
+    if (truth == _IGNORED).any():
+        kinds.append(("ignored", GREY))
+    _draw_legend(canvas, kinds, baseline=canvas.shape[0] - 13)
     return canvas
+
+
+def class_colour(label: int) -> Colour:
+    """The colour of a class, counted from 1."""
+    return CLASS_COLOURS[(label - 1) % len(CLASS_COLOURS)]
+
+
+def coloured(mask: Picture) -> Picture:
+    """A mask alone: (height, width) uint8 of classes as (height, width, 3), background black, ignored grey."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[1:_IGNORED] = [class_colour(label) for label in range(1, _IGNORED)]
+    colours[_IGNORED] = GREY
+    return colours[mask]
 
 
 def tiles(image: Picture, truth: Picture, prediction: Picture) -> dict[str, Picture]:
     """The four tiles of a panel, by what they show: image, truth, prediction, difference; see `panel`.
 
-    The difference is blue where both agree on foreground, vermilion where only the prediction has it, yellow where only
-    the truth has it.
+    The difference is blue where both agree on a class, vermilion where only the prediction has one, yellow where only
+    the truth has one, purple where each has another.
     """
     _check(image, truth, prediction)
     height, width = _tile_size(*image.shape[:2])
@@ -72,28 +101,27 @@ def tiles(image: Picture, truth: Picture, prediction: Picture) -> dict[str, Pict
     truth = _resize_mask(truth, height, width)
     prediction = _resize_mask(prediction, height, width)
     ignored = truth == _IGNORED
-    true, found = (truth == 1), (prediction == 1)
+    known = np.where(ignored, 0, truth), np.where(ignored, 0, prediction)
     return {
         "image": picture,
-        "truth": _hatch(_lay(picture, true, SKY_BLUE), ignored),
-        "prediction": _lay(picture, found, SKY_BLUE),
-        "difference": _hatch(_difference(picture, true & ~ignored, found & ~ignored), ignored),
+        "truth": _hatch(_lay_classes(picture, truth), ignored),
+        "prediction": _lay_classes(picture, prediction),
+        "difference": _hatch(_difference(picture, *known), ignored),
     }
 
 
-def overlay(image: Picture, mask: Picture, colour: Colour = SKY_BLUE) -> Picture:
+def overlay(image: Picture, mask: Picture) -> Picture:
     """The image with its mask as a transparent fill and a contour, at the image's own size.
 
     Args:
         image: (height, width, 3) uint8 RGB.
-        mask: (height, width) uint8; 0 background, 1 foreground, 255 ignored (hatched in grey).
-        colour: of the foreground, RGB.
+        mask: (height, width) uint8; 0 background, 1, 2, … the classes, 255 ignored (hatched in grey).
 
     Raises:
         UserError: if the two do not have the same height and width.
     """
     _check(image, mask)
-    return _hatch(_lay(image, mask == 1, colour), mask == _IGNORED)
+    return _hatch(_lay_classes(image, mask), mask == _IGNORED)
 
 
 def _check(image: Picture, *masks: Picture) -> None:
@@ -134,10 +162,26 @@ def _lay(image: Picture, area: NDArray[np.bool_], colour: Colour) -> Picture:
     return laid
 
 
-def _difference(image: Picture, true: NDArray[np.bool_], found: NDArray[np.bool_]) -> Picture:
-    """The image, dimmed, with each kind of pixel in its colour."""
+def _lay_classes(image: Picture, mask: Picture) -> Picture:
+    """The image with every class laid on it in its colour."""
+    laid = image
+    for label in np.unique(mask[(mask != 0) & (mask != _IGNORED)]):
+        laid = _lay(laid, mask == label, class_colour(int(label)))
+    return laid
+
+
+def _difference(image: Picture, truth: Picture, prediction: Picture) -> Picture:
+    """The image, dimmed, with each kind of pixel in its colour; masks without ignored pixels."""
+    true, found = truth != 0, prediction != 0
+    same = truth == prediction
     dimmed = (image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.55).astype(np.uint8)
-    for area, colour in ((true & found, SKY_BLUE), (found & ~true, VERMILION), (true & ~found, YELLOW)):
+    kinds = (
+        (true & same, SKY_BLUE),
+        (found & ~true, VERMILION),
+        (true & ~found, YELLOW),
+        (true & found & ~same, PURPLE),
+    )
+    for area, colour in kinds:
         dimmed = _fill(dimmed, area, colour, 0.8)
     return dimmed
 
@@ -155,11 +199,21 @@ def _fill(image: Picture, area: NDArray[np.bool_], colour: Colour, opacity: floa
     return filled
 
 
-def _draw_legend(canvas: Picture, baseline: int, with_ignored: bool) -> None:
-    """The colours of the difference, from the right edge of the canvas leftwards."""
-    entries = [("true positive", SKY_BLUE), ("false positive", VERMILION), ("false negative", YELLOW)]
-    if with_ignored:
-        entries.append(("ignored", GREY))
+def _fitting(entries: Sequence[tuple[str, Colour]], width: int) -> list[tuple[str, Colour]]:
+    """The first entries of a legend, as many as find room in a line; their names cut where they are long."""
+    fitting: list[tuple[str, Colour]] = []
+    room = width - 2 * _MARGIN
+    for text, colour in entries:
+        short = _fitted(text, 140, 13)
+        room -= _text_width(short, 13) + 34
+        if room < 0:
+            break
+        fitting.append((short, colour))
+    return fitting
+
+
+def _draw_legend(canvas: Picture, entries: Sequence[tuple[str, Colour]], baseline: int) -> None:
+    """What colours mean, from the right edge of the canvas leftwards."""
     right = canvas.shape[1] - _MARGIN
     for text, colour in reversed(entries):
         left = right - _text_width(text, 13)

@@ -24,7 +24,7 @@ from seg.training.evaluation import predict_split
 from seg.training.fit import fit
 from seg.training.optimizer import make_optimizer
 from seg.training.replicas import CONFIG as PROOF
-from seg.training.replicas import step
+from seg.training.replicas import step, write_probe
 from seg.training.validation import Validation
 
 CONFIG = replace(PROOF, epochs=2)
@@ -62,6 +62,13 @@ def main(devices: str, dataset: str) -> None:
         if effective_batch_size(10, replicas) == 10:
             results["losses"][name]["at_10"] = step(CONFIG, get_loss(name), 10, manifest, strategy)[1]
     results["probabilities"] = [float(p.mean()) for p in predict_split(model, manifest, "val", batch_size, strategy)]
+    with tempfile.TemporaryDirectory() as folder:
+        several = write_probe(Path(folder) / "several", 4, classes=2)
+        results["several"] = {}
+        for name in LOSSES:
+            model, found = step(CONFIG, get_loss(name), BATCH_ON_4, several, strategy)
+            score = Validation(model, validation_loss(name), several, "val", BATCH_ON_4, strategy)()
+            results["several"][name] = found | {"val_loss": score.loss, "val_dice": score.dice}
     results["scalar"] = step(CONFIG, scalar_bce, BATCH_ON_4, manifest, strategy)[1]
     clipped = replace(CONFIG, clip_norm=0.01, ema=0.5, learning_rate=1.0)
     results["clipped"] = {loss: clipped_step(clipped, loss, manifest, strategy) for loss in ("bce", "batch_dice")}

@@ -71,9 +71,9 @@ def calls(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     predict_many: Callable[..., object] = predictor.predict_many
 
-    def count(images: list[bytes], threshold: float, tta: str) -> object:
+    def count(images: list[bytes], *options: object) -> object:
         counted.append(len(images))
-        return predict_many(images, threshold, tta)
+        return predict_many(images, *options)
 
     monkeypatch.setattr(predictor, "predict_many", count)
     return counted

@@ -95,6 +95,21 @@ def subject(folder: Path, manifest: Manifest) -> Subject:
     )
 
 
+def test_several_classes_have_scores_and_no_threshold(subject: Subject, curves: Path) -> None:
+    scores = EVALUATION["scores"] | {"dice_edema": INTERVAL}
+    evaluation = EVALUATION | {"threshold": None, "threshold_curve": {}, "scores": scores}
+    manifest = replace(subject.manifest, classes=("edema", "core"))
+    card = build_card(replace(subject, evaluation=evaluation, manifest=manifest), curves)
+    assert ("threshold", "none: the highest class") in card.facts
+    assert ("finds", "edema, core") in card.facts
+    sections = {section.title: section for section in card.sections}
+    assert [picture.name for picture in sections["Calibration"].pictures] == ["calibration.png"]
+    rows = sections["Scores"].table.rows  # type: ignore[union-attr]
+    told = "Dice of edema over the images in which it is there or predicted"
+    assert ("dice_edema", "0.812 (0.750 to 0.875)", told) in rows
+    assert any("One class per pixel" in point for point in sections["Intended use and limits"].points)
+
+
 @pytest.fixture
 def curves(tmp_path: Path) -> Path:
     curves = tmp_path / "card"

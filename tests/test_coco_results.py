@@ -44,7 +44,7 @@ def test_ids_and_category_of_the_annotations_beside_the_images(tmp_path: Path) -
     paths = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
     ids = image_ids(paths)
     assert dict(ids.ids) == {paths[0]: 11, paths[1]: 10}
-    assert (ids.category, ids.note) == (Category(id=7, name="category 7"), "")
+    assert (ids.categories, ids.note) == ((Category(id=7, name="category 7"),), "")
 
 
 def test_results_load_beside_the_truth_and_beside_their_images(
@@ -91,7 +91,7 @@ def test_own_ids_without_annotations(tmp_path: Path) -> None:
     ids = image_ids(paths)
     assert dict(ids.ids) == {paths[0]: 1, paths[1]: 2}
     assert [ids.file_name(path) for path in paths] == ["x/a.jpg", "y/a.jpg"]
-    assert (ids.category, ids.note) == (Category(id=1, name="foreground"), "")
+    assert (ids.categories, ids.note) == ((Category(id=1, name="foreground"),), "")
 
 
 def test_own_ids_where_the_annotations_lack_an_image(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ def values(workspace: Path) -> argparse.Namespace:
         on_bad="fail",
         crowds="ignore",
         overlaps="union",
+        classes="binary",
         exif="ignore",
         split="official",
         group_pattern="",

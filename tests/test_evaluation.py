@@ -9,7 +9,7 @@ from seg.data.manifest import Manifest
 from seg.inference import Predictor
 from seg.symmetries import TTA
 from seg.training.devices import make_strategy
-from seg.training.evaluation import evaluate, predict_split, tune_threshold
+from seg.training.evaluation import evaluate, predict_split, threshold_curve, tune_threshold
 from tests.tiny import write_tiny
 
 
@@ -92,3 +92,84 @@ def test_the_threshold_is_tuned(tiny: Manifest) -> None:
     assert tune_threshold(brightness_model(0.1, 115), tiny, "val", 4, strategy) == 0.5
     # Logits 0.02·(red - 0): background up to 59 has probability up to 0.765, squares from 170 have 0.967 and more.
     assert 0.75 <= tune_threshold(brightness_model(0.02, 0), tiny, "val", 4, strategy) <= 0.95
+
+
+def colour_model() -> keras.Model:
+    """Logits 0 for background and 0.1·(colour - 115) for each of two classes: right on `write_tiny` of two classes."""
+    image = keras.Input((16, 16, 3))
+    model = keras.Model(image, layers.Conv2D(3, 1)(image))
+    kernel = np.zeros((1, 1, 3, 3), np.float32)
+    kernel[0, 0, 0, 1] = kernel[0, 0, 1, 2] = 0.1
+    model.layers[-1].set_weights([kernel, np.array([0, -11.5, -11.5])])
+    return model
+
+
+class TestSeveralClasses:
+    @pytest.fixture
+    def two(self, tmp_path: Path) -> Manifest:
+        """Of the five test images the squares are a, b, a, none, a."""
+        return write_tiny(tmp_path, classes=2)
+
+    @pytest.mark.parametrize("tta", TTA)
+    def test_predictions_are_those_of_the_predictor(self, two: Manifest, tta: str) -> None:
+        image = keras.Input((16, 16, 3))
+        turned = layers.Conv2D(3, 3, padding="same", kernel_initializer=keras.initializers.RandomNormal(0, 0.01, 7))
+        model = keras.Model(image, turned(image))
+        found = np.stack(list(predict_split(model, two, "val", 4, make_strategy("auto"), tta)))
+        records = np.array(two.records("val")[..., :3])
+        expected = [one.class_probabilities for one in Predictor(model).predict_many(records, tta=tta)]
+        assert found.shape == (7, 16, 16, 3)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    def test_a_model_that_is_right_scores_1_everywhere(self, two: Manifest) -> None:
+        found = evaluate(colour_model(), two, "test", None, 4, make_strategy("auto"))
+        assert (found.threshold, found.threshold_curve, found.examples, found.empty) == (None, (), 5, 1)
+        for name in ("dice", "dice_pooled", "iou_50", "dice_positive", "dice_a", "dice_b"):
+            assert found.scores[name].mean == pytest.approx(1, abs=1e-9), name
+        assert found.scores["dice_own_size"].mean == pytest.approx(1, abs=0.03)
+        assert found.scores["false_positive_rate"].mean == 0
+        there = [tuple(not np.isnan(score) for score in image.class_dice) for image in found.images]
+        assert there == [(True, False), (False, True), (True, False), (False, False), (True, False)]
+
+    def test_a_model_that_takes_one_for_the_other(self, two: Manifest) -> None:
+        model = colour_model()
+        kernel, bias = model.layers[-1].get_weights()
+        model.layers[-1].set_weights([kernel[..., [0, 2, 1]], bias])
+        found = evaluate(model, two, "test", None, 4, make_strategy("auto"))
+        # The four images with a square score 0 in the class that is there and in the one that is not; the empty one 1.
+        assert found.scores["dice"].mean == pytest.approx(1 / 5)
+        assert found.scores["dice_a"].mean == found.scores["dice_b"].mean == found.scores["dice_pooled"].mean == 0
+        foreground = (two.records("test")[..., 3] % 255 > 0).sum((1, 2))
+        assert [image.foreground for image in found.images] == foreground.tolist()
+        assert [image.false_positive for image in found.images] == foreground.tolist()
+
+    def test_scores_of_classes_that_are_nowhere_are_left_out(self, tmp_path: Path) -> None:
+        manifest = write_tiny(tmp_path, test=1, classes=2)
+        scores = evaluate(colour_model(), manifest, "test", None, 4, make_strategy("auto")).scores
+        assert "dice_a" in scores
+        assert "dice_b" not in scores
+
+
+def test_only_the_largest_component_is_scored(tiny: Manifest, tmp_path: Path) -> None:
+    """A bright spot beside each square: kept, it is a false positive; an image without a square keeps it."""
+    spotted = write_tiny(tmp_path / "spotted")
+    records = np.load(spotted.folder / "test.npy")
+    for record in records:
+        corner = next(  # one that touches no foreground and is not ignored
+            (y, x)
+            for y, x in ((15, 15), (15, 0), (0, 15))
+            if not (record[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2, 3] == 1).any()
+        )
+        record[(*corner, slice(3))] = 200
+    np.save(spotted.folder / "test.npy", records)
+    strategy, model = make_strategy("auto"), brightness_model(0.1, 115)
+    plain = evaluate(model, spotted, "test", 0.5, 4, strategy)
+    largest = evaluate(model, spotted, "test", 0.5, 4, strategy, largest_component="yes")
+    assert [image.false_positive for image in plain.images] == [1] * 5
+    assert [image.false_positive for image in largest.images] == [0, 0, 0, 1, 0]
+    assert largest.scores["dice_positive"].mean == 1 > plain.scores["dice_positive"].mean
+    # The curve that chooses a threshold sees what is scored.
+    curve = threshold_curve(model, spotted, "test", 4, strategy, largest_component="yes")
+    assert curve[9] == pytest.approx(largest.scores["dice"].mean)
+    assert curve == largest.threshold_curve
+    assert curve[9] > plain.threshold_curve[9]

@@ -11,13 +11,13 @@ from seg.config import PRECISIONS, TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 from seg.losses import bce
-from seg.metrics import count_pixels as count_pixels_numpy
+from seg.metrics import count_classes as count_classes_numpy
 from seg.metrics import hard_dice
 from seg.training.devices import make_strategy
 from seg.training.evaluation import predict_split
 from seg.training.fit import MODEL, TrainingDiverged, fit
 from seg.training.result import EpochReport, TrainResult
-from seg.training.validation import count_pixels
+from seg.training.validation import count_classes
 from tests.tiny import write_tiny
 
 CONFIG = TrainConfig(image_size=16, depth=1, filters=2, batch_size=5, epochs=3)
@@ -136,6 +136,8 @@ def test_a_split_without_images(tiny: Manifest, tmp_path: Path, split: str) -> N
 
 def test_counting_on_a_device_equals_counting_on_the_host() -> None:
     random = np.random.default_rng(0)
-    masks = random.choice([0, 1, 255], (6, 8, 8, 1)).astype(np.float32)
-    predictions = random.random((6, 8, 8, 1)) < 0.5
-    np.testing.assert_array_equal(count_pixels(masks, predictions), count_pixels_numpy(masks, predictions))
+    for classes in (1, 3):
+        masks = random.choice([*range(classes + 1), 255], (6, 8, 8, 1)).astype(np.float32)
+        predictions = random.integers(0, classes + 1, (6, 8, 8, 1)).astype(np.float32)
+        expected = count_classes_numpy(masks, predictions, classes)
+        np.testing.assert_array_equal(count_classes(masks, predictions, classes), expected)

@@ -1,4 +1,4 @@
-from seg.training.image_score import ImageScore, by_group, by_size, groups_of
+from seg.training.image_score import ImageScore, by_group, by_size, groups_of, score_names
 
 
 def score(index: int, dice: float, foreground: int, group: str = "") -> ImageScore:
@@ -45,3 +45,15 @@ def test_an_image_without_a_group_is_its_own() -> None:
     images = [score(0, 1.0, 1, "7"), score(1, 1.0, 1, "7"), score(7, 1.0, 1)]
     assert groups_of(images) == ["group 7", "group 7", "image 7"]
     assert groups_of(images[2:]) is None
+
+
+def test_the_scores_of_classes_have_names_of_their_own() -> None:
+    assert score_names(["foreground"]) == []
+    assert score_names(["0", "1"]) == ["dice_0", "dice_1"]
+    # What MLflow does not take, what another score is called, and what would be the end of an interval.
+    assert score_names(["a b", "a/b", "own_size", "x_low"]) == [
+        "dice_a_b",
+        "dice_a_b_",
+        "dice_own_size_",
+        "dice_x_low_",
+    ]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 import seg
 from seg.config import TrainConfig
 from seg.losses import bce, mean_over_outputs
-from seg.models import build_model, build_training_model
+from seg.models import build_model, build_training_model, final_model
 from seg.training.devices import make_strategy
 from seg.training.fit import fit
 from seg.training.result import TrainResult
@@ -76,6 +77,37 @@ class TestEveryModel:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_number_of_weights_by_hand(name: str) -> None:
     assert build_model(CONFIGS[name]).count_params() == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_several_classes_have_logits_beside_that_of_background(config: TrainConfig) -> None:
+    model = build_training_model(config, classes=2)
+    one = build_training_model(config)
+    outputs, size = int(one.output_shape[-1]), config.image_size
+    assert model.output_shape == (None, size, size, 3 * outputs)
+    assert final_model(model).output_shape == (None, size, size, 3)
+    # Each output's last convolution has three filters instead of one, and nothing else changes.
+    extra = {
+        layer.name: layer.count_params() - one.get_layer(layer.name).count_params()
+        for layer in model.layers
+        if layer.count_params() != one.get_layer(layer.name).count_params()
+    }
+    assert len(extra) == outputs
+    assert all(2 * one.get_layer(name).count_params() == more for name, more in extra.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unet", "unet_deep_supervision", "attention_unet", "unet_plus_plus", "deeplabv3plus"])
+def test_several_classes_are_learned_and_served(name: str, tmp_path: Path) -> None:
+    config = replace(CONFIGS[name], loss="bce_dice", epochs=3)
+    manifest = write_tiny(tmp_path, train=32, image_size=config.image_size, classes=2)
+    result = fit(config, manifest, make_strategy("auto"), tmp_path)
+    losses = [report.train_loss for report in result.history]
+    assert losses[-1] < 0.95 * losses[0]
+    prediction = seg.load(tmp_path).predict(np.zeros((24, 40, 3), np.uint8))
+    assert (prediction.classes, prediction.mask.shape) == (("1", "2"), (24, 40))
+    assert prediction.class_probabilities is not None
+    assert prediction.class_probabilities.shape == (24, 40, 3)
 
 
 @pytest.fixture(scope="class")

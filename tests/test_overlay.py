@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from seg.errors import UserError
-from seg.overlay import GREY, SKY_BLUE, VERMILION, YELLOW, overlay, panel, tiles
+from seg.overlay import GREY, PURPLE, SKY_BLUE, VERMILION, YELLOW, coloured, overlay, panel, tiles
 
 
 def example(height, width):
@@ -105,3 +105,37 @@ def test_refuses_masks_of_another_size(shape):
         panel(image, truth, np.zeros(shape, np.uint8), "title")
     with pytest.raises(UserError, match="resize the masks to the image"):
         overlay(image, np.zeros(shape, np.uint8))
+
+
+class TestSeveralClasses:
+    def example(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Columns: both 1, both 2, truth 1 and prediction 2, prediction 2 alone."""
+        image = np.full((256, 256, 3), 120, np.uint8)
+        truth, prediction = np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.uint8)
+        truth[:, :64], truth[:, 64:128], truth[:, 128:192] = 1, 2, 1
+        prediction[:, :64], prediction[:, 64:] = 1, 2
+        return image, truth, prediction
+
+    def test_each_has_its_colour(self):
+        shown = tiles(*self.example())["truth"]
+        # 55 % of 120 and 45 % of the colour.
+        assert shown[128, 32].tolist() == [105, 147, 171]
+        assert shown[128, 96].tolist() == [170, 138, 66]  # of (230, 159, 0): 169.5, 137.55, 66
+
+    def test_another_class_is_neither_true_nor_false(self):
+        difference = tiles(*self.example())["difference"].astype(int)
+        found = [difference[128, column] for column in (32, 96, 160, 224)]
+        # 20 % of the dimmed 66 and 80 % of the colour.
+        expected = [(0.2 * 66 + 0.8 * np.array(colour)).round() for colour in (SKY_BLUE, SKY_BLUE, PURPLE, VERMILION)]
+        np.testing.assert_array_equal(found, expected)
+
+    def test_a_second_line_names_them(self):
+        one, two = panel(*self.example(), "title"), panel(*self.example(), "title", ("edema", "core"))
+        assert two.shape[0] == one.shape[0] + 36
+        many = panel(*self.example(), "title", tuple(f"class number {number}" for number in range(200)))
+        assert many.shape == two.shape
+
+    def test_a_mask_alone(self):
+        assert coloured(np.array([[0, 1, 2, 8, 255]], np.uint8)).tolist() == [
+            [[0, 0, 0], list(SKY_BLUE), [230, 159, 0], list(SKY_BLUE), [150, 150, 150]]
+        ]

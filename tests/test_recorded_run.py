@@ -205,7 +205,8 @@ class TestDataset:
         assert found == made
 
     @pytest.mark.parametrize(
-        "settings", [{"exif": "rotate"}, {"split": "kfold:3/1", "group_pattern": "(.*)", "split_seed": 3}]
+        "settings",
+        [{"exif": "rotate"}, {"classes": "lesion"}, {"split": "kfold:3/1", "group_pattern": "(.*)", "split_seed": 3}],
     )
     def test_converted_again_with_the_recorded_settings(self, tmp_path: Path, settings: dict[str, object]) -> None:
         export = write_export(tmp_path / "export", valid=content(2, first=2), test=content(2, first=4))

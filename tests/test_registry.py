@@ -8,7 +8,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from experiments.registry import Registry, check_name
+from experiments.registry import Registry, check_contender, check_name
 from experiments.saved_model import _CODE
 from seg.data.appearance import Appearance
 from seg.errors import UserError
@@ -230,9 +230,23 @@ def test_a_version_carries_its_scores(uri, register, client):
         "dataset_key": "dataset",
         "test_key": "test",
         "tta": "none",
+        "largest_component": "no",
+        "classes": "foreground",
         "run": model.run_id,
     }
     assert "models:/first@champion" in client.get_registered_model("first").description
+
+
+def test_a_champion_of_other_classes_cannot_be_contended(uri, register):
+    registry = Registry(uri)
+    check_contender(registry, "classes", ("a", "b"))  # nobody is champion
+    model = register("classes", 0.8, classes=("a", "b"), threshold=None)
+    assert (model.classes, registry.tags(model)["threshold"]) == ("a,b", "none")
+    registry.make_champion(model, None, ["1"])
+    check_contender(registry, "classes", ("a", "b"))
+    for others in (("foreground",), ("b", "a")):
+        with pytest.raises(UserError, match="champion of classes finds a, b; use another model_name"):
+            check_contender(registry, "classes", others)
 
 
 def test_a_run_has_one_version(uri, register, client):
@@ -328,6 +342,7 @@ def test_the_model_describes_itself(register, client, tmp_path):
     assert [(param.name, param.dtype.name, param.default) for param in model.signature.params] == [
         ("threshold", "double", 0.45),
         ("tta", "string", "none"),
+        ("largest_component", "string", "no"),
         ("output", "string", "mask"),
     ]
     columns = "mask_png segmentation probability_png height width area confidence unlike error"

@@ -63,6 +63,15 @@ class TestEqualToOneReplica:
         assert agree(many, one)  # what `doctor` goes by
 
     @pytest.mark.parametrize("loss", LOSSES)
+    def test_a_step_and_its_scores_of_two_classes(
+        self, runs: dict[str, dict[str, Any]], devices: str, loss: str
+    ) -> None:
+        many, one = (runs[name]["several"][loss] for name in (devices, "cpu:1"))
+        for quantity in ("loss", "gradient", "statistics", "val_loss", "val_dice"):
+            assert np.any(np.array(one[quantity]) != 0)
+            np.testing.assert_allclose(many[quantity], one[quantity], rtol=1e-4, atol=2e-6)
+
+    @pytest.mark.parametrize("loss", LOSSES)
     def test_the_seeds_batch_of_10(self, runs: dict[str, dict[str, Any]], devices: str, loss: str) -> None:
         if devices == "cpu:4":  # 4 does not divide 10: the batch becomes 12, which the test above compares
             assert "at_10" not in runs[devices]["losses"][loss]

@@ -26,6 +26,28 @@ def test_masks_and_dice():
     assert found.packed.shape == (2, 2)  # 9 bits each
 
 
+def test_several_classes(tmp_path):
+    records = np.zeros((1, 3, 3, 4), np.uint8)
+    records[0, 0, :, 3], records[0, 1, :, 3] = 1, 2
+    probabilities = np.zeros((1, 3, 3, 3), np.float32)
+    probabilities[0, 0, :, 1] = probabilities[0, 1, 1:, 2] = probabilities[0, 2, 0, 1] = 0.9
+    probabilities[0, 1, 0, 0] = probabilities[0, 2, 1:, 0] = 0.9
+    made = SplitPredictions.of(records, iter(probabilities), None, "key", classes=2)
+    assert made.mask(0).tolist() == [[1, 1, 1], [0, 2, 2], [1, 0, 0]]
+    assert made.dice.tolist() == pytest.approx([(6 / 7 + 4 / 5) / 2])
+    made.save(tmp_path / "test_predictions.npz")
+    found = SplitPredictions.load(tmp_path / "test_predictions.npz")
+    assert (found.classes, found.mask(0).tolist()) == (2, made.mask(0).tolist())
+    kept = SplitPredictions.of(records, iter(probabilities), None, "key", classes=2, largest_component="yes")
+    assert kept.mask(0).tolist() == [[1, 1, 1], [0, 2, 2], [0, 0, 0]]
+
+
+def test_a_file_without_classes_has_one(tmp_path):
+    made, path = make(), tmp_path / "val_predictions.npz"
+    np.savez(path, masks=made.packed, dice=made.dice, image_size=3, dataset_key="key")
+    assert SplitPredictions.load(path).mask(0).tolist() == made.mask(0).tolist()
+
+
 def test_saved_and_loaded(tmp_path):
     path = predictions_file(tmp_path, "val")
     made = make()

@@ -19,3 +19,11 @@ def test_the_best_of_equals_is_nearest_to_a_half() -> None:
     assert best_threshold([0.5] * 19) == 0.5
     assert best_threshold([0.9, 0.9, *[0.5] * 17]) == 0.1
     assert best_threshold([0.9000001, 0.9, *[0.5] * 17]) == 0.1  # the seventh digit is noise
+
+
+def test_with_the_largest_component_alone() -> None:
+    # At 0.5 the second 0.8, which stands alone, goes: one of one is found, nothing is false.
+    curve = dice_at_thresholds(np.array([[1, 1, 0, 0]]), np.array([[0.8, 0.8, 0.2, 0.8]]), "yes")
+    by_threshold = dict(zip(THRESHOLDS, curve.tolist(), strict=True))
+    assert by_threshold[0.5] == 1
+    assert by_threshold[0.1] == pytest.approx(4 / 6)  # all hang together

@@ -42,7 +42,8 @@ def publish_card(
     folder = finished.folder.with_name(finished.folder.name.replace("final", FOLDER))
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier call: its pictures may be others
     folder.mkdir(parents=True)
-    draw_threshold_curve(finished.evaluation, folder / "threshold_curve.png")
+    if finished.evaluation["threshold"] is not None:
+        draw_threshold_curve(finished.evaluation, folder / "threshold_curve.png")
     draw_calibration(finished.evaluation, folder / "calibration.png")
     subject = Subject(
         version=finished.version,

@@ -13,6 +13,7 @@ from experiments.promotion import Decision
 from experiments.registry import ModelInfo
 from seg.data.audit.finding import counted
 from seg.data.manifest import Manifest
+from seg.training.image_score import score_names
 
 _MOST_GROUPS = 10
 _EVALUATION = "final/evaluation.json"
@@ -77,7 +78,7 @@ def build_card(subject: Subject, curves: Path) -> Card:
         ("trained on", f"{manifest.name}, {counted(manifest.splits['train'].examples, 'image')}"),
         ("finds", _foreground(manifest)),
         ("image size", f"{manifest.image_size} × {manifest.image_size}"),
-        ("threshold", f"{evaluation['threshold']:.2f}"),
+        ("threshold", _threshold(evaluation)),
         ("licence of the data", "; ".join(subject.licences) or "not stated"),
         ("champion", "yes" if subject.decision.promoted else "no"),
     )
@@ -94,7 +95,7 @@ def build_card(subject: Subject, curves: Path) -> Card:
 def _sections(subject: Subject, curves: Path) -> Iterator[Section]:
     evaluation = subject.evaluation
     yield _use(subject.manifest)
-    yield _scores(evaluation)
+    yield _scores(evaluation, subject.manifest.classes)
     yield _sizes(evaluation)
     if evaluation["by_group"]:
         yield _groups(evaluation)
@@ -121,14 +122,21 @@ def _use(manifest: Manifest) -> Section:
             "evaluation of its own.",
             "The intervals cover the choice of test images. They do not cover the choice of the seed that trained the "
             "model, nor errors in the annotations.",
-            "One mask for all foreground categories: it neither tells them apart nor separates objects that touch.",
+            "One mask for all foreground categories: it neither tells them apart nor separates objects that touch."
+            if len(manifest.classes) == 1
+            else "One class per pixel: where objects of several classes overlap, the smaller one counts. It does not "
+            "separate objects of a class that touch.",
         ),
         severity="warning",
     )
 
 
-def _scores(evaluation: Mapping[str, Any]) -> Section:
-    rows = [(name, _interval(interval), _MEANINGS.get(name, "")) for name, interval in evaluation["scores"].items()]
+def _scores(evaluation: Mapping[str, Any], classes: Sequence[str]) -> Section:
+    meanings = _MEANINGS | {
+        score: f"Dice of {name} over the images in which it is there or predicted"
+        for score, name in zip(score_names(classes), classes, strict=False)  # of one class there is none
+    }
+    rows = [(name, _interval(interval), meanings.get(name, "")) for name, interval in evaluation["scores"].items()]
     rows += [
         (name, f"{score:.3f}", f"for comparison: Dice of {_BASELINES.get(name, name)}")
         for name, score in sorted(evaluation["baselines"].items(), key=lambda pair: -pair[1])
@@ -174,20 +182,33 @@ def _groups(evaluation: Mapping[str, Any]) -> Section:
 
 
 def _curves(evaluation: Mapping[str, Any], curves: Path) -> Section:
-    chosen = "tuned on validation, then fixed" if "val" in evaluation["threshold_curve"] else "given, not tuned here"
     error = evaluation["calibration"]["expected_error"]
+    calibrated = (
+        f"Expected calibration error {error:.3f}: the mean distance of probability and truth, over pixels. Above "
+        "the diagonal foreground is more frequent there than predicted; below it, less."
+    )
+    reliability = _picture(
+        curves, "calibration", "Share of pixels that are foreground over their predicted probability."
+    )
+    if evaluation["threshold"] is None:
+        return Section(
+            title="Calibration",
+            source=f"{_EVALUATION} → calibration",
+            paragraphs=("The class with the highest probability wins: there is no threshold.", calibrated),
+            pictures=(reliability,),
+        )
+    chosen = "tuned on validation, then fixed" if "val" in evaluation["threshold_curve"] else "given, not tuned here"
     return Section(
         title="Threshold and calibration",
         source=f"{_EVALUATION} → threshold, threshold_curve, calibration",
         paragraphs=(
             f"Foreground is where the probability is at least {evaluation['threshold']:.2f}: {chosen}. The curve of "
             f"{evaluation['split']} is shown to be read; it chose nothing.",
-            f"Expected calibration error {error:.3f}: the mean distance of probability and truth, over pixels. Above "
-            "the diagonal foreground is more frequent there than predicted; below it, less.",
+            calibrated,
         ),
         pictures=(
             _picture(curves, "threshold_curve", "Mean Dice per image, at the training size, over the threshold."),
-            _picture(curves, "calibration", "Share of pixels that are foreground over their predicted probability."),
+            reliability,
         ),
     )
 
@@ -285,8 +306,14 @@ def _making(subject: Subject) -> Iterator[Section]:
     )
 
 
+def _threshold(evaluation: Mapping[str, Any]) -> str:
+    return "none: the highest class" if evaluation["threshold"] is None else f"{evaluation['threshold']:.2f}"
+
+
 def _foreground(manifest: Manifest) -> str:
-    """The categories that the model finds; those that exporters list and nothing has are no use to name."""
+    """The classes, or the categories, that the model finds; those that nothing has are no use to name."""
+    if len(manifest.classes) > 1:
+        return ", ".join(manifest.classes)
     names = [str(entry["name"]) for entry in manifest.categories if entry["used"] and entry["annotations"]]
     return ", ".join(names) or "nothing"
 

@@ -7,6 +7,7 @@ from experiments.comparison import arms, varied
 from experiments.progress import duration
 from experiments.study_page.record import StudyRecord
 from seg.page import Html, element, facts
+from seg.training.image_score import score_names
 
 _NOUNS = {"filters": "width", "loss": "loss"}
 _NETWORKS = {
@@ -95,6 +96,8 @@ def _test(record: StudyRecord) -> Iterator[str]:
         f"{dice['mean']:.3f} (95 % interval: {dice['low']:.3f} to {dice['high']:.3f}). The "
         "interval is about other images of the same kind, not about training again."
     )
+    if classes := _by_class(record):
+        yield f"By class, over the images in which it is there or predicted: {classes}."
     gap = record.optimism_gap
     if gap is not None:
         used = next((use.at for use in record.study.test_uses if use.trial == record.scored.number), None)
@@ -106,6 +109,15 @@ def _test(record: StudyRecord) -> Iterator[str]:
     nearest = record.evaluation["baselines"].get("nearest_image")
     if nearest is not None:
         yield _beside_copying(dice, nearest)
+
+
+def _by_class(record: StudyRecord) -> str:
+    """The Dice of each of several classes; empty of one."""
+    if record.evaluation is None or record.manifest is None:
+        return ""
+    scores, classes = record.evaluation["scores"], record.manifest.classes
+    named = zip(classes, score_names(classes), strict=False)  # of one class there is none
+    return ", ".join(f"{name} {interval(scores[score])}" for name, score in named if score in scores)
 
 
 def _beside_copying(dice: Mapping[str, float], nearest: float) -> str:

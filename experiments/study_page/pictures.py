@@ -1,6 +1,6 @@
 """What the best trial gets right and wrong, and where the best two arms disagree most."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import cv2
@@ -12,8 +12,8 @@ from experiments.storage import TrialRow
 from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import note, section, words
 from experiments.study_result import final_folder
-from seg.data.manifest import Manifest
-from seg.overlay import Picture, tiles
+from seg.data.manifest import Manifest, is_foreground
+from seg.overlay import PURPLE, Colour, Picture, class_colour, tiles
 from seg.page import Html, element, picture
 
 _DISAGREEMENTS = 4
@@ -38,7 +38,7 @@ def overlays(record: StudyRecord) -> Html:
                 for kind, index in chosen.items()
             )
             told = f"Best, median and worst of the {len(found.dice):,} images of {split}."
-            return section("overlays", title, words(told), _legend(), *shown)
+            return section("overlays", title, words(told), _legend(record.manifest.classes), *shown)
     return section("overlays", title, *_old_panels(record, record.shown))
 
 
@@ -90,9 +90,9 @@ def quantiles(dice: np.ndarray, masks: np.ndarray) -> dict[str, int]:
 
     Args:
         dice: (images,) of each image.
-        masks: (images, size, size) uint8; 1 is foreground.
+        masks: (images, size, size) uint8, of records.
     """
-    candidates = [index for index, mask in enumerate(masks) if (mask == 1).any()] or list(range(len(masks)))
+    candidates = [index for index, mask in enumerate(masks) if is_foreground(mask).any()] or list(range(len(masks)))
     order = sorted(candidates, key=lambda index: (-dice[index], index))
     return {"Best": order[0], "Median": order[len(order) // 2], "Worst": order[-1]}
 
@@ -134,10 +134,18 @@ def _exhibit(title: str, file_name: str, shown: Mapping[str, Picture]) -> Html:
     return element("div", heading, element("div", *figures, class_="tiles"), class_="exhibit")
 
 
-def _legend() -> Html:
+def _legend(classes: Sequence[str]) -> Html:
     kinds = {"hit": "true positive", "extra": "false positive", "missed": "false negative"}
-    keys = (element("span", element("i", class_=name), text) for name, text in kinds.items())
-    return element("p", "In the difference: ", *keys, class_="legend")
+    keys = [element("span", element("i", class_=name), text) for name, text in kinds.items()]
+    if len(classes) == 1:
+        return element("p", "In the difference: ", *keys, class_="legend")
+    keys.append(_key("another class", PURPLE))
+    names = (_key(name, class_colour(label)) for label, name in enumerate(classes, start=1))
+    return element("p", "Classes: ", *names, " In the difference: ", *keys, class_="legend")
+
+
+def _key(text: str, colour: Colour) -> Html:
+    return element("span", element("i", style=f"background:rgb{colour}"), text)
 
 
 def _old_panels(record: StudyRecord, shown: TrialRow) -> Iterator[Html]:

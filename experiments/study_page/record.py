@@ -191,7 +191,7 @@ def _evaluation(path: Path) -> dict[str, Any]:
         for name, interval in dict(found["scores"]).items()
     }
     return {
-        "threshold": float(found["threshold"]),
+        "threshold": None if found["threshold"] is None else float(found["threshold"]),
         "examples": int(found["examples"]),
         "validation_dice": optional(lambda: _validation_dice(found)),
         "scores": scores | {"dice": scores["dice"]},

@@ -153,5 +153,6 @@ def look_at(name: str, content: bytes, models: Sequence[LoadedModel]) -> Look:
     readings = []
     for model in models:
         prediction = model.predictor.predict(content)
+        assert prediction.threshold is not None  # `Models` loads none of several classes
         readings.append(Reading(model=model, prediction=prediction, threshold=prediction.threshold))
     return Look(name=name, content=content, image=image, readings=tuple(readings))

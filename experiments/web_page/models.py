@@ -67,7 +67,7 @@ class Models:
         """A version, `@ALIAS` or `/NUMBER`; the last few stay in memory.
 
         Raises:
-            UserError: if there is none.
+            UserError: if there is none, or it finds several classes, which the page does not show.
         """
         info = self._registry.find(f"models:/{self.name}{reference}")
         aliases = self._registry.aliases(self.name)
@@ -83,7 +83,13 @@ class Models:
             if info.version not in self._loaded:
                 with tempfile.TemporaryDirectory() as folder:
                     file = fetch_version(info, self._registry, Path(folder)).file
-                    self._loaded[info.version] = Predictor.load(file)
+                    predictor = Predictor.load(file)
+                if len(predictor.classes) > 1:
+                    raise UserError(
+                        f"the page shows models of one class, and version {info.version} of {self.name} finds "
+                        f"{', '.join(predictor.classes)}; use predict or serve."
+                    )
+                self._loaded[info.version] = predictor
                 while len(self._loaded) > _KEPT:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(info.version)

@@ -7,8 +7,9 @@ from pathlib import PurePosixPath
 import cv2
 import numpy as np
 
-from seg.data.manifest import IGNORE, Manifest
+from seg.data.manifest import IGNORE, Manifest, is_foreground
 from seg.data.series import place_in_series
+from seg.metrics import count_classes, mean_class_dice, mean_over_classes
 
 THUMBNAIL = 32  # side in pixels
 _THRESHOLDS = 50
@@ -18,7 +19,8 @@ _BLOCK = 64  # records in memory at once
 def baselines(manifest: Manifest, split: str) -> dict[str, float]:
     """Scores of three predictions that need no model: hard Dice per image, mean over the split, at the training size.
 
-    Dice is 2·|P ∩ M| / (|P| + |M|) over the pixels that are not ignored; both empty: 1; only one empty: 0.
+    Dice is 2·|P ∩ M| / (|P| + |M|) over the pixels that are not ignored; both empty: 1; only one empty: 0. Of several
+    classes it is an image's mean over those that are there or predicted, as in `seg.metrics`.
 
     Args:
         manifest: of a converted dataset; what is copied or averaged comes from its `train`.
@@ -26,11 +28,11 @@ def baselines(manifest: Manifest, split: str) -> dict[str, float]:
 
     Returns:
         `all_background`: an empty mask for every image. `best_constant`: one mask for every image, where the mean
-        training mask exceeds the threshold that scores best on train. `nearest_image`: the mask of the training image
-        that looks most alike.
+        training mask exceeds the threshold that scores best on train; of several classes, each pixel has the most
+        frequent one. `nearest_image`: the mask of the training image that looks most alike.
     """
     size = manifest.image_size
-    empty = np.zeros((size * size, 1), np.float32)
+    empty = np.zeros((size * size, 1), np.uint8)
     return {
         "all_background": float(_constant_dice(manifest, split, empty)[0]),
         "best_constant": float(_constant_dice(manifest, split, _best_constant(manifest))[0]),
@@ -72,32 +74,43 @@ def _blocks(manifest: Manifest, split: str) -> Iterator[tuple[slice, np.ndarray]
 
 
 def _best_constant(manifest: Manifest) -> np.ndarray:
-    """The constant mask that scores best on train, shape (pixels, 1), float32."""
-    foreground = np.zeros(manifest.image_size**2)
-    known = np.zeros_like(foreground)
+    """The constant mask that scores best on train, shape (pixels, 1), uint8."""
+    classes = len(manifest.classes)
+    frequent = np.zeros((classes, manifest.image_size**2))
+    known = np.zeros(manifest.image_size**2)
     for _, records in _blocks(manifest, "train"):
         masks = records[..., 3].reshape(len(records), -1)
-        foreground += (masks == 1).sum(axis=0)
+        for label in range(1, classes + 1):
+            frequent[label - 1] += (masks == label).sum(axis=0)
         known += (masks != IGNORE).sum(axis=0)
-    mean = foreground / np.maximum(known, 1)
+    mean = frequent.sum(axis=0) / np.maximum(known, 1)
     thresholds = np.linspace(0, mean.max(), _THRESHOLDS)  # the last one leaves nothing: all background
-    candidates = (mean[:, None] > thresholds).astype(np.float32)
+    winners = (1 + frequent.argmax(axis=0)).astype(np.uint8)
+    candidates = (mean[:, None] > thresholds) * winners[:, None]
     return candidates[:, [int(_constant_dice(manifest, "train", candidates).argmax())]]
 
 
 def _constant_dice(manifest: Manifest, split: str, candidates: np.ndarray) -> np.ndarray:
-    """Mean Dice of each of some constant masks, (pixels, candidates) of 0 and 1; shape (candidates,)."""
+    """Mean Dice of each of some constant masks, (pixels, candidates) of 0 and classes; shape (candidates,)."""
+    labels = range(1, 1 + len(manifest.classes))
+    painted = [(candidates == label).astype(np.float32) for label in labels]
     total = np.zeros(candidates.shape[1])
     for _, records in _blocks(manifest, split):
         masks = records[..., 3].reshape(len(records), -1)
-        foreground = (masks == 1).astype(np.float32)
-        overlap = foreground @ candidates
-        if (masks == IGNORE).any():
-            predicted = (masks != IGNORE).astype(np.float32) @ candidates
-        else:
-            predicted = np.broadcast_to(candidates.sum(axis=0), overlap.shape)
-        total += _dice(overlap, predicted + foreground.sum(axis=1, keepdims=True)).sum(axis=0)
+        scores = [_constant_class_dice(masks, label, mask) for label, mask in zip(labels, painted, strict=True)]
+        total += mean_over_classes(np.stack(scores, axis=-1)).sum(axis=0)
     return total / manifest.splits[split].examples
+
+
+def _constant_class_dice(masks: np.ndarray, label: int, candidates: np.ndarray) -> np.ndarray:
+    """Dice of one class of each image with each candidate, (images, candidates); NaN where neither has it."""
+    foreground = (masks == label).astype(np.float32)
+    overlap = foreground @ candidates
+    if (masks == IGNORE).any():
+        predicted = (masks != IGNORE).astype(np.float32) @ candidates
+    else:
+        predicted = np.broadcast_to(candidates.sum(axis=0), overlap.shape)
+    return _dice(overlap, predicted + foreground.sum(axis=1, keepdims=True))
 
 
 def _nearest_dice(manifest: Manifest, split: str, excluded: Sequence[Sequence[int]] = ()) -> float:
@@ -114,10 +127,9 @@ def _nearest_dice(manifest: Manifest, split: str, excluded: Sequence[Sequence[in
         for mask, alike in zip(records[..., 3], likeness, strict=True):
             nearest = alike.argmax()
             left = alike[nearest] > -np.inf
-            predicted = (train[nearest, ..., 3] == 1) & (mask != IGNORE) & left
-            foreground = mask == 1
-            size = np.count_nonzero(predicted) + np.count_nonzero(foreground)
-            total += float(_dice(np.array(np.count_nonzero(predicted & foreground)), np.array(size)))
+            predicted = train[nearest, ..., 3] * is_foreground(train[nearest, ..., 3]) * left
+            counts = count_classes(mask[None], predicted[None], len(manifest.classes))
+            total += float(mean_class_dice(counts)[0])
     return total / manifest.splits[split].examples
 
 
@@ -144,5 +156,5 @@ def _normalised(records: np.ndarray) -> np.ndarray:
 
 
 def _dice(overlap: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """2·overlap / (|P| + |M|); 1 where both are empty."""
-    return np.where(sizes > 0, 2 * overlap / np.maximum(sizes, 1), 1.0)
+    """2·overlap / (|P| + |M|); NaN where both are empty."""
+    return np.where(sizes > 0, 2 * overlap / np.maximum(sizes, 1), np.nan)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from seg.data.additional import with_additional
 from seg.data.certificate import summarise_areas
+from seg.data.classes import BINARY
 from seg.data.coco import Problem
 from seg.data.export import Export, image_problem
 from seg.data.layout import ADDITIONAL
@@ -58,6 +59,8 @@ class Build:
             "exif": exif,
             "overlaps": overlaps,
         }
+        if export.classes.setting != BINARY:
+            self._settings["classes"] = export.classes.setting
         if division.split != OFFICIAL:
             self._settings |= {
                 "group_pattern": division.group_pattern,
@@ -84,7 +87,8 @@ class Build:
         tasks = [task for name in SPLITS for task in self._tasks(folder, name)]
         offsets = {name: self._allocate(folder, name) for name in SPLITS}
         policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
-        writer = RecordWriter(folder, offsets, self._image_size, **policies)
+        classes = self._export.classes.names
+        writer = RecordWriter(folder, offsets, self._image_size, classes=len(classes), **policies)
         results = self._convert(tasks, writer, processes)
         judge(self.problems)
         lost = sorted(f"{problem.split} {problem.file_name}" for problem in self.problems if problem.rule in _MAY_PASS)
@@ -105,6 +109,7 @@ class Build:
                 for name in SPLITS
                 for _, converted in sorted(results[name].items())
             ),
+            classes=classes,
         ).save()
 
     def _convert(
@@ -134,6 +139,9 @@ class Build:
         images = self._export.images[name]
         names = mask_names([image.entry.file_name for image in images])
         prefixes = {source: self._export.prefix(source) for source in self._export.sources}
+        labels: dict[str, dict[int, int]] = {}
+        if len(self._export.classes.names) > 1:
+            labels = {source: self._export.labels(source) for source in self._export.sources}
         for row, (image, mask_name) in enumerate(zip(images, names, strict=True)):
             yield Task(
                 split=name,
@@ -145,6 +153,7 @@ class Build:
                 annotations=image.annotations,
                 mask_name=mask_name,
                 group=image.group,
+                labels=tuple(labels[image.source][each.category_id] for each in image.annotations) if labels else (),
             )
 
     def _allocate(self, folder: Path, name: str) -> int:
@@ -164,7 +173,10 @@ class Build:
         kept = [results[row] for row in rows]
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
             for converted in kept:
-                lines.write(json.dumps(asdict(converted.example)) + "\n")
+                line = asdict(converted.example)
+                if not converted.example.classes:
+                    del line["classes"]  # an example of a binary dataset is as it was before there were classes
+                lines.write(json.dumps(line) + "\n")
         return SplitSummary(
             examples=len(kept),
             empty=sum(not converted.foreground for converted in kept),
@@ -196,7 +208,8 @@ def split_key(examples: Iterator[Example], exif: str) -> str:
     if exif != "ignore":  # the same files are other pictures
         digest.update(f"exif {exif}\n".encode())
     for example in examples:
-        digest.update(f"{example.sha256} {example.mask} {example.ignore}\n".encode())
+        masks = " ".join([example.mask, str(example.ignore), *example.classes])
+        digest.update(f"{example.sha256} {masks}\n".encode())
     return digest.hexdigest()[:20]
 
 

@@ -41,6 +41,7 @@ def convert(
     *,
     image_size: int,
     categories: str = "all",
+    classes: str = "binary",
     crowds: str = "ignore",
     on_bad: str = "fail",
     exif: str = "ignore",
@@ -63,6 +64,8 @@ def convert(
         workspace: the dataset becomes `workspace/datasets/KEY`.
         image_size: side of the records, in pixels; at most `MAX_IMAGE_SIZE`.
         categories: names of the foreground categories, separated by commas, or `all`.
+        classes: which of them are told apart in the masks: `binary`, none; `all`; or names, separated by commas, and
+            the others are background. See `seg.data.classes`.
         crowds: what crowd regions are, `ignore` or `foreground`; where every annotation is a crowd, foreground.
         on_bad: at a broken rule, `fail` with the full list, or `skip` the images concerned; an annotation whose image
             is not known is refused either way.
@@ -110,7 +113,8 @@ def convert(
             _refuse(problems, workspace)
 
     started = time.monotonic()
-    export = Export(data, categories, crowds, group_column if division.split != OFFICIAL else "", additional)
+    column = group_column if division.split != OFFICIAL else ""
+    export = Export(data, categories, crowds, column, additional, classes)
     if on_bad == "skip":
         _refuse_unassigned(export.problems)
     jobs = jobs or os.cpu_count() or 1

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from seg.data.classes import BINARY, find_classes
 from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem
 from seg.data.coco_reader import read_annotations
 from seg.data.files import HashCache, locate, read_annotation_file
@@ -45,6 +46,7 @@ class Export:
         data: its folder.
         additional: folder of a set of corrections; None where there is none.
         categories: the wanted categories, as given.
+        classes: their classes.
         sources, files, images: by split, and `additional`: where it lies, its annotation file, its images (after
             `locate_images`).
         crowds: what crowd regions are in effect: where every annotation is a crowd, they are foreground.
@@ -52,7 +54,13 @@ class Export:
     """
 
     def __init__(
-        self, data: Path, categories: str, crowds: str, group_column: str = "", additional: Path | None = None
+        self,
+        data: Path,
+        categories: str,
+        crowds: str,
+        group_column: str = "",
+        additional: Path | None = None,
+        classes: str = BINARY,
     ) -> None:
         self.data = data
         self.additional = additional
@@ -62,12 +70,19 @@ class Export:
             name: _read(source, data, group_column) for name, source in self.sources.items()
         }
         everything = {category for file in self.files.values() for category in file.categories}
-        wanted = used_categories(everything, categories)
+        annotated = {name for file in self.files.values() for name in _annotated(file)}
+        self.classes = find_classes(everything, used_categories(everything, categories), annotated, classes)
+        wanted = set(self.classes.labels)
         names = dict.fromkeys(self.files, wanted)
         if additional is not None:
             self.sources[ADDITIONAL] = find_additional(additional)
             self.files[ADDITIONAL] = _read(self.sources[ADDITIONAL], additional, "")
-            names[ADDITIONAL] = _used_in_additional(self.files[ADDITIONAL], categories, wanted)
+            corrections = self.files[ADDITIONAL]
+            if len(self.classes.names) > 1:
+                names[ADDITIONAL] = _classes_in_additional(corrections, wanted)
+            else:
+                asked = categories if self.classes.setting == BINARY else self.classes.setting
+                names[ADDITIONAL] = _used_in_additional(corrections, asked, wanted)
         self.images: dict[str, list[ExportedImage]] = {}
         self.problems = [problem for file in self.files.values() for problem in file.problems]
         self._used = {
@@ -124,6 +139,13 @@ class Export:
                 reason = str(lost[0]) if lost else "its list of images is empty"
                 raise UserError(f"split {name} must have at least one usable image ({reason}); export it again.")
 
+    def labels(self, source: str) -> dict[int, int]:
+        """The class of each foreground category of a source, by the category's id there."""
+        labels = self.classes.labels
+        return {
+            category.id: labels[category.name] for category in self.files[source].categories if category.name in labels
+        }
+
     def root(self, source: str) -> Path:
         """The folder that the images of a source must lie in."""
         return self.additional if self.additional is not None and source == ADDITIONAL else self.data
@@ -166,6 +188,21 @@ def _read(source: SplitSource, root: Path, group_column: str) -> AnnotationFile:
             f"group_column must name what images have, and none in {source.annotations} does: {missing[0]}."
         )
     return file
+
+
+def _annotated(file: AnnotationFile) -> set[str]:
+    used = {annotation.category_id for annotation in file.annotations}
+    return {category.name for category in file.categories if category.id in used}
+
+
+def _classes_in_additional(file: AnnotationFile, wanted: set[str]) -> set[str]:
+    """As `_used_in_additional` for several classes: a correction that says foreground does not say of which one."""
+    if strange := _annotated(file) - wanted:
+        raise UserError(
+            f"additional must have the categories of the classes, {listed(wanted)}, got {listed(strange)}; rename "
+            "them, or use classes=binary."
+        )
+    return wanted
 
 
 def _used_in_additional(file: AnnotationFile, categories: str, wanted: set[str]) -> set[str]:

@@ -24,7 +24,7 @@ from seg.data.splits import OFFICIAL
 from seg.errors import UserError
 
 FOLDERS = {"train": "train", "val": "valid", "test": "test"}
-FOREGROUND = 1  # id of the one category
+FOREGROUND = 1  # id of the first category, and of ignored regions
 _BAR_AFTER = 2  # seconds
 
 
@@ -71,7 +71,7 @@ def export_coco(
 
 
 def category_name(manifest: Manifest) -> str:
-    """The name of the only foreground category that has annotations; `foreground` where several were merged."""
+    """Of one class, the name of the only foreground category that has annotations; `foreground` of several merged."""
     names = {category["name"] for category in manifest.categories if category["used"] and category["annotations"]}
     return names.pop() if len(names) == 1 else "foreground"
 
@@ -85,7 +85,7 @@ def _write_splits(manifest: Manifest, data: Path, additional: Path | None, folde
             (folder / FOLDERS[split]).mkdir()
             with CocoWriter(
                 folder / FOLDERS[split] / ROBOFLOW_ANNOTATIONS,
-                categories=[Category(id=FOREGROUND, name=category_name(manifest))],
+                categories=_categories(manifest),
                 info=_info(manifest, split),
             ) as writer:
                 for example in manifest.examples(split):
@@ -99,6 +99,11 @@ def _write_splits(manifest: Manifest, data: Path, additional: Path | None, folde
                     bar.update()
             annotations += writer.annotations
     return Exported(images=images, annotations=annotations)
+
+
+def _categories(manifest: Manifest) -> list[Category]:
+    names = manifest.classes if len(manifest.classes) > 1 else [category_name(manifest)]
+    return [Category(id=number, name=name) for number, name in enumerate(names, start=FOREGROUND)]
 
 
 def _image_folders(manifest: Manifest, data: Path) -> dict[str, Path]:
@@ -136,10 +141,12 @@ def _copy(example: Example, source: Path, path: Path) -> None:
 
 
 def _annotations(example: Example, image_id: int, segmentation: str) -> Iterator[dict[str, Any]]:
-    """The foreground, unless there is none, and what is ignored."""
+    """The foreground, class by class, unless there is none, and what is ignored."""
     mask = region(example.mask, example.height, example.width)
-    if mask.any():
-        yield annotation_of(mask, image_id=image_id, category_id=FOREGROUND, segmentation=segmentation)
+    for category, counts in enumerate(example.classes or [example.mask], start=FOREGROUND):
+        found = region(counts, example.height, example.width)
+        if found.any():
+            yield annotation_of(found, image_id=image_id, category_id=category, segmentation=segmentation)
     if example.ignore is not None:
         ignored = region(example.ignore, example.height, example.width)
         yield annotation_of(ignored, image_id=image_id, category_id=FOREGROUND, crowd=True)

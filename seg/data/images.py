@@ -185,24 +185,33 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return _resize(image, height, width)
 
 
-def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes a mask of 0, 1 and 255 (ignored) to (height, width), uint8, by majority of the covered area.
+def resize_mask(mask: np.ndarray, height: int, width: int, classes: int = 1) -> np.ndarray:
+    """Resizes a mask of 0, 1 … `classes` and 255 (ignored) to (height, width), uint8, by majority of the covered area.
 
-    The 0/1 mask is resized like an image, and a pixel is foreground where at least half of it is; where part of
-    it is ignored, where at least half of the rest is. A pixel is ignored where at least half of it is.
+    The foreground is resized like an image, and a pixel is foreground where at least half of it is; where part of
+    it is ignored, where at least half of the rest is. A pixel is ignored where at least half of it is. A foreground
+    pixel is of the class that covers most of it; of equals, of the first.
     """
     rows, row_places = _window(np.any(mask, axis=1), height)
     columns, column_places = _window(np.any(mask, axis=0), width)
     resized = np.zeros((height, width), np.uint8)
     if rows.stop > rows.start:
         size = (row_places.stop - row_places.start, column_places.stop - column_places.start)
-        resized[row_places, column_places] = _resize_labels(np.ascontiguousarray(mask[rows, columns]), *size)
+        stretch = np.ascontiguousarray(mask[rows, columns])
+        if classes == 1:
+            resized[row_places, column_places] = _resize_labels(stretch, *size)
+        else:
+            resized[row_places, column_places] = _resize_classes(stretch, *size, classes)
     return resized
 
 
 def resize_probability(probability: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes probabilities, shape (height, width), to the given size, float32."""
-    return _resize(probability.astype(np.float32, copy=False), height, width)
+    """Resizes probabilities, shape (height, width) or (height, width, classes), to the given size, float32."""
+    probability = probability.astype(np.float32, copy=False)
+    if probability.ndim == 2:
+        return _resize(probability, height, width)
+    parts = (np.ascontiguousarray(part) for part in np.moveaxis(probability, 2, 0))
+    return np.stack([_resize(part, height, width) for part in parts], axis=2)
 
 
 def _eight_bits(image: np.ndarray) -> np.ndarray:
@@ -230,6 +239,16 @@ def _resize_labels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     resized = (2 * foreground.astype(np.uint16) + ignored > 255).astype(np.uint8)
     resized[ignored >= 128] = IGNORE
     return resized
+
+
+def _resize_classes(mask: np.ndarray, height: int, width: int, classes: int) -> np.ndarray:
+    resized = _resize_labels(np.where(mask == IGNORE, mask, (mask != 0).view(np.uint8)), height, width)
+    most, winner = np.zeros((height, width), np.uint8), np.ones((height, width), np.uint8)
+    for label in range(1, classes + 1):
+        share = _resize(np.where(mask == label, np.uint8(255), np.uint8(0)), height, width)
+        winner[share > most] = label
+        np.maximum(most, share, out=most)
+    return np.where(resized == 1, winner, resized)
 
 
 def _window(occupied: np.ndarray, length: int) -> tuple[slice, slice]:

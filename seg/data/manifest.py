@@ -5,9 +5,10 @@ A converted dataset is one folder, named by its key:
     manifest.json          written last: a folder without it is not a dataset
     train.npy              records of the split, shape (examples, image_size, image_size, 4), uint8:
                            channels 0-2 the RGB image, channel 3 the mask (0 background, 1 foreground,
-                           255 ignored), so that an image and its mask are never apart
+                           or 1, 2, … the class; 255 ignored), so that an image and its mask are never apart
     train.jsonl            one `Example` per line, in the order of the records
-    train_mask/NAME.png    the masks to look at (0, 255; ignored 128), named after their images
+    train_mask/NAME.png    the masks to look at (0, 255; ignored 128; several classes in colours), named after
+                           their images
     val..., test...        the same for the other splits
 """
 
@@ -26,6 +27,7 @@ FORMAT = 2
 SPLITS = ("train", "val", "test")
 IGNORE = 255
 MANIFEST = "manifest.json"
+BINARY_CLASSES = ("foreground",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Example:
         ignore: the same for the pixels that neither loss nor score sees, None where there are none.
         group: examples of one group stay on one side of a split; None where no group is known.
         areas: of each annotation of the used categories, rasterised and as the file states it.
+        classes: compressed COCO RLE of each class, whose union is `mask`; empty where there is one class alone.
     """
 
     image_id: int
@@ -52,6 +55,7 @@ class Example:
     ignore: str | None = None
     group: str | None = None
     areas: tuple[AnnotationArea, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,8 @@ class Manifest:
         splits: by name, in the order train, val, test.
         left_out: what was not converted: dicts with `split`, `file_name`, `annotation_id`, `rule`, `message`.
         areas: whether the annotations cover what their files state.
+        classes: names of the classes that a pixel can be of, beside background; class `k` is mask value `k`. One, of
+            whatever name, is a binary dataset.
     """
 
     folder: Path
@@ -99,6 +105,7 @@ class Manifest:
     splits: dict[str, SplitSummary]
     left_out: list[dict[str, Any]]
     areas: AreaCertificate = field(default_factory=AreaCertificate)
+    classes: tuple[str, ...] = BINARY_CLASSES
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
@@ -114,12 +121,13 @@ class Manifest:
             raise UserError(f"{folder} is not a converted dataset (no {MANIFEST}); run convert.") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); delete {folder} and run convert.") from None
-        known = {attribute.name for attribute in fields(cls)} - {"folder"}
+        known = {attribute.name for attribute in fields(cls)} - {"folder", "classes"}
+        classes = content.pop("classes", BINARY_CLASSES) if isinstance(content, dict) else ()
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT or set(content) != known:
             raise UserError(f"{path} was written by another version; delete {folder} and run convert.")
         splits = {name: SplitSummary(**summary) for name, summary in content.pop("splits").items()}
         areas = AreaCertificate(**content.pop("areas"))
-        manifest = cls(folder=folder, splits=splits, areas=areas, **content)
+        manifest = cls(folder=folder, splits=splits, areas=areas, classes=tuple(classes), **content)
         for split, summary in splits.items():
             shape = (summary.examples, manifest.image_size, manifest.image_size, 4)
             try:
@@ -137,6 +145,8 @@ class Manifest:
     def save(self) -> None:
         """Writes manifest.json beside the records: under another name first, then renamed."""
         content = {"format": FORMAT} | {key: value for key, value in asdict(self).items() if key != "folder"}
+        if self.classes == BINARY_CLASSES:
+            del content["classes"]  # the file of a binary dataset is as it was before there were classes
         partial = self.folder / f".{MANIFEST}.partial"
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
         partial.replace(self.folder / MANIFEST)
@@ -151,4 +161,9 @@ class Manifest:
             for line in lines:
                 stored = json.loads(line)
                 areas = tuple(AnnotationArea(*area) for area in stored.pop("areas"))
-                yield Example(**stored, areas=areas)
+                yield Example(**stored | {"areas": areas, "classes": tuple(stored.get("classes", ()))})
+
+
+def is_foreground(masks: np.ndarray) -> np.ndarray:
+    """Where masks have a class, whichever it is; bool of the same shape."""
+    return (masks != 0) & (masks != IGNORE)

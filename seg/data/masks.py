@@ -1,16 +1,19 @@
 """Masks from annotations, rasterised by pycocotools alone: two rasterisers never agree on the same polygon.
 
-A mask is binary: the union of the annotations of the used categories. Crowd regions outline what nobody separated into
+Foreground is the union of the annotations of the used categories. Crowd regions outline what nobody separated into
 objects; by default they are ignored (no loss, no score there). A region that is both crowd and object is foreground.
+Where objects of several classes overlap, the smaller one wins: what lies on top, such as a core in its surroundings, is
+smaller than what it lies on.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from pycocotools import mask as pycoco
 
 from seg.data.coco import Annotation, Category
 from seg.data.images import IGNORE
+from seg.data.manifest import Example
 from seg.data.segmentation import BrokenRule, Polygons, RunLengths, listed, shown
 from seg.errors import UserError
 
@@ -85,6 +88,17 @@ def run_lengths(mask: np.ndarray) -> str:
     return pycoco.encode(np.asfortranarray(mask != 0).view(np.uint8))["counts"].decode("ascii")
 
 
+def own_mask(example: Example) -> np.ndarray:
+    """The mask of a converted image at its own size, shape (height, width), uint8: as a record has it."""
+    size = example.height, example.width
+    mask = region(example.mask, *size)
+    for label, counts in enumerate(example.classes, start=1):
+        mask[region(counts, *size) == 1] = label
+    if example.ignore is not None:
+        mask[region(example.ignore, *size) == 1] = IGNORE
+    return mask
+
+
 def measure(segmentation: Polygons | RunLengths, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
     """The rasterised area in pixels, and its box as left, top, width, height; all 0 where it covers nothing."""
     counts = rasterise([segmentation], height, width)
@@ -122,8 +136,19 @@ def refuse_overlaps(annotations: Iterable[Annotation], height: int, width: int, 
         earlier.append((annotation.id, counts))
 
 
+def _paint(mask: np.ndarray, objects: Iterable[tuple[Annotation, int]]) -> None:
+    """Gives each pixel of a mask the class of its smallest object; of equally large ones, the later class."""
+    painted = []
+    for annotation, label in objects:
+        counts = rasterise([annotation.segmentation], *mask.shape)
+        if counts is not None:
+            painted.append((-int(pycoco.area({"size": list(mask.shape), "counts": counts})), label, counts))
+    for _, label, counts in sorted(painted, key=lambda one: one[:2]):
+        mask[region(counts, *mask.shape) == 1] = label
+
+
 def example_mask(
-    annotations: Iterable[Annotation], height: int, width: int, *, crowds: str
+    annotations: Sequence[Annotation], height: int, width: int, *, crowds: str, labels: Sequence[int] = ()
 ) -> tuple[np.ndarray, str, str | None]:
     """The mask of one image at its own size.
 
@@ -131,10 +156,11 @@ def example_mask(
         annotations: those of the used categories.
         height, width: the image's size in pixels.
         crowds: what crowd regions are: `ignore` or `foreground`.
+        labels: the class of each annotation, from 1; empty: there is one class alone.
 
     Returns:
-        The mask, shape (height, width), uint8, of 0, 1 and 255 (ignored); and the compressed run lengths of its
-        foreground and of what is ignored (None where nothing is).
+        The mask, shape (height, width), uint8, of 0, the classes and 255 (ignored); and the compressed run lengths of
+        its foreground and of what is ignored (None where nothing is).
     """
     objects: list[Polygons | RunLengths] = []
     ignored: list[Polygons | RunLengths] = []
@@ -142,8 +168,11 @@ def example_mask(
         (ignored if annotation.crowd and crowds == "ignore" else objects).append(annotation.segmentation)
     counts = rasterise(objects, height, width)
     mask = np.zeros((height, width), np.uint8) if counts is None else region(counts, height, width)
+    foreground = run_lengths(mask) if counts is None else counts.decode("ascii")
+    if labels:
+        kept = [pair for pair in zip(annotations, labels, strict=True) if not (pair[0].crowd and crowds == "ignore")]
+        _paint(mask, kept)
     ignored_counts = rasterise(ignored, height, width)
     if ignored_counts is not None:
         mask[(region(ignored_counts, height, width) == 1) & (mask == 0)] = IGNORE
-    foreground = run_lengths(mask == 1) if counts is None else counts.decode("ascii")
     return mask, foreground, None if ignored_counts is None else run_lengths(mask == IGNORE)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from seg.config import TrainConfig
 from seg.data.augmentation import augment, draw
-from seg.data.manifest import Manifest
+from seg.data.manifest import Manifest, is_foreground
 from seg.errors import UserError
 
 ORDER, AUGMENTATION, DRAWN = 0, 1, 2  # independent streams of random numbers from one seed
@@ -35,7 +35,7 @@ def training_dataset(
 
     Returns:
         batches of images `(batch_size, image_size, image_size, 3)`, 0 to 255, and masks
-        `(batch_size, image_size, image_size, 1)`, values 0, 1 and 255 (ignored), both float32.
+        `(batch_size, image_size, image_size, 1)`, values 0, 1 (or 1, 2, …: the class) and 255 (ignored), both float32.
 
     Raises:
         UserError: if the split holds fewer images than one batch.
@@ -102,7 +102,7 @@ def _kinds(manifest: Manifest, foreground_share: float) -> list[tuple[np.ndarray
     everything = np.arange(len(records), dtype=np.int64)
     if not foreground_share:
         return [(everything, len(records))]
-    foreground = np.array([bool((record[..., 3] == 1).any()) for record in records])
+    foreground = np.array([bool(is_foreground(record[..., 3]).any()) for record in records])
     wanted = round(foreground_share * len(records))
     kinds = [(everything[foreground], wanted), (everything[~foreground], len(records) - wanted)]
     if not foreground.any() or foreground.all():

@@ -14,10 +14,11 @@ from seg.data.certificate import AnnotationArea, compare_areas
 from seg.data.coco import Annotation, ImageEntry
 from seg.data.decoder_lines import DecoderLines
 from seg.data.images import decode_image, header_size, resize_image, resize_mask
-from seg.data.manifest import IGNORE, Example
-from seg.data.masks import example_mask, measure, refuse_overlaps
+from seg.data.manifest import IGNORE, Example, is_foreground
+from seg.data.masks import example_mask, measure, refuse_overlaps, run_lengths
 from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
+from seg.overlay import coloured
 
 IGNORED_GREY = 128
 
@@ -35,6 +36,7 @@ class Task:
         annotations: those of the used categories.
         mask_name: file name of the mask to look at.
         group: as in `Example`.
+        labels: the class of each annotation; empty where there is one class alone.
     """
 
     split: str
@@ -46,6 +48,7 @@ class Task:
     annotations: tuple[Annotation, ...]
     mask_name: str
     group: str | None = None
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +67,19 @@ class RecordWriter:
         offsets: length of the header of each split's `.npy` file, in bytes.
         image_size: side of the records, in pixels.
         crowds, exif, overlaps: as in `convert`.
+        classes: how many there are.
     """
 
     def __init__(
-        self, folder: Path, offsets: dict[str, int], image_size: int, *, crowds: str, exif: str, overlaps: str
+        self,
+        folder: Path,
+        offsets: dict[str, int],
+        image_size: int,
+        *,
+        crowds: str,
+        exif: str,
+        overlaps: str,
+        classes: int = 1,
     ) -> None:
         self._folder = folder
         self._offsets = offsets
@@ -75,6 +87,7 @@ class RecordWriter:
         self._crowds = crowds
         self._exif = exif
         self._overlaps = overlaps
+        self._classes = classes
         self._files: dict[str, int] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -91,11 +104,15 @@ class RecordWriter:
         except BrokenRule as broken:
             return broken
         entry = task.image
-        mask, counts, ignored = example_mask(task.annotations, entry.height, entry.width, crowds=self._crowds)
+        mask, counts, ignored = example_mask(
+            task.annotations, entry.height, entry.width, crowds=self._crowds, labels=task.labels
+        )
         size = self._image_size
-        resized = resize_mask(mask, size, size)
+        resized = resize_mask(mask, size, size, self._classes)
         self._write(task, cv2.merge([resize_image(image, size, size), resized]))
-        (self._folder / f"{task.split}_mask" / task.mask_name).write_bytes(_png(resized))
+        (self._folder / f"{task.split}_mask" / task.mask_name).write_bytes(
+            _png(resized) if self._classes == 1 else _coloured_png(resized)
+        )
         example = Example(
             image_id=entry.id,
             file_name=task.file_name,
@@ -106,8 +123,13 @@ class RecordWriter:
             ignore=ignored,
             group=task.group,
             areas=_areas(task),
+            classes=tuple(run_lengths(mask == label) for label in self._labels()),
         )
-        return Converted(example=example, foreground=int(np.count_nonzero(resized == 1)))
+        return Converted(example=example, foreground=int(np.count_nonzero(is_foreground(resized))))
+
+    def _labels(self) -> range:
+        """The classes that an example lists one by one: none, where its mask is the only one."""
+        return range(1, self._classes + 1) if self._classes > 1 else range(0)
 
     def _image(self, task: Task) -> np.ndarray:
         try:
@@ -161,3 +183,8 @@ def _png(mask: np.ndarray) -> bytes:
     if not ignored.any():
         return cv2.imencode(".png", mask * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
     return cv2.imencode(".png", np.where(ignored, np.uint8(IGNORED_GREY), mask * np.uint8(255)))[1].tobytes()
+
+
+def _coloured_png(mask: np.ndarray) -> bytes:
+    """A picture of a mask of several classes, each in its colour; ignored grey."""
+    return cv2.imencode(".png", coloured(mask)[..., ::-1])[1].tobytes()

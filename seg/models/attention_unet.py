@@ -11,11 +11,12 @@ from seg.config import TrainConfig
 from seg.models.blocks import Blocks, finish_model
 
 
-def build_attention_unet(config: TrainConfig) -> keras.Model:
+def build_attention_unet(config: TrainConfig, channels: int) -> keras.Model:
     """Builds a U-Net with a gate on each skip; level `k` has `filters * 2**k` channels.
 
     Args:
         config: `image_size`, `filters`, `depth`, `deep_supervision`, and what `Blocks` reads.
+        channels: logits per pixel.
 
     Returns:
         a model as `seg.models.build_training_model` describes it; deep supervision adds the decoder's other levels.
@@ -25,13 +26,13 @@ def build_attention_unet(config: TrainConfig) -> keras.Model:
     *skipped, x = blocks.encoder(image, config.filters, config.depth)
     decoded = []
     for level in reversed(range(config.depth)):
-        channels, name = config.filters * 2**level, f"decoder_{level}"
-        gated = _gate(skipped[level], x, channels, blocks, name)
-        x = blocks.up(x, channels, name)
-        x = blocks.block(blocks.join([gated, x], name), channels, name)
+        width, name = config.filters * 2**level, f"decoder_{level}"
+        gated = _gate(skipped[level], x, width, blocks, name)
+        x = blocks.up(x, width, name)
+        x = blocks.block(blocks.join([gated, x], name), width, name)
         decoded.append(x)
     auxiliary = decoded[:-1] if config.deep_supervision == "yes" else []
-    return finish_model(image, x, "attention_unet", auxiliary)
+    return finish_model(image, x, "attention_unet", channels, auxiliary)
 
 
 def _gate(

@@ -161,22 +161,32 @@ class Blocks:
         return layers.GroupNormalization(groups=groups, dtype=self.policy, name=name)
 
 
+def logit_channels(classes: int) -> int:
+    """Logits per pixel: one for one class; else background and the classes."""
+    return 1 if classes == 1 else 1 + classes
+
+
 def finish_model(
-    image: keras.KerasTensor, x: keras.KerasTensor, name: str, auxiliary: Sequence[keras.KerasTensor] = ()
+    image: keras.KerasTensor,
+    x: keras.KerasTensor,
+    name: str,
+    channels: int,
+    auxiliary: Sequence[keras.KerasTensor] = (),
 ) -> keras.Model:
     """A model from the image to its logits, float32.
 
     Args:
         image: `(batch, image_size, image_size, 3)`.
         x: the last features, of the image's size.
+        channels: logits per pixel, of each output.
         auxiliary: further features, of any size, each of which shall give logits of its own while training.
 
     Returns:
-        a model that emits `(batch, image_size, image_size, 1 + len(auxiliary))`: the layer `LOGITS` first.
+        a model that emits `(batch, image_size, image_size, channels * (1 + len(auxiliary)))`: the layer `LOGITS` first.
     """
-    outputs = [layers.Conv2D(1, 1, dtype="float32", name=LOGITS)(x)]
+    outputs = [layers.Conv2D(channels, 1, dtype="float32", name=LOGITS)(x)]
     for number, features in enumerate(auxiliary):
-        logits = layers.Conv2D(1, 1, dtype="float32", name=f"auxiliary_{number}")(features)
+        logits = layers.Conv2D(channels, 1, dtype="float32", name=f"auxiliary_{number}")(features)
         factor = image.shape[1] // features.shape[1]
         if factor > 1:
             resize = layers.UpSampling2D(

@@ -16,7 +16,7 @@ RATES = (6, 12, 18)  # of the holes, at a 16th of the image's size
 LOW_LEVEL = 2  # the decoder's features are a quarter of the image's size
 
 
-def build_deeplabv3plus(config: TrainConfig) -> keras.Model:
+def build_deeplabv3plus(config: TrainConfig, channels: int) -> keras.Model:
     """Builds a DeepLabv3+.
 
     The pyramid and the decoder have `4 * filters` channels and the low-level features are reduced to
@@ -24,6 +24,7 @@ def build_deeplabv3plus(config: TrainConfig) -> keras.Model:
 
     Args:
         config: `image_size`, the encoder, `filters`, `depth` from 3 to 5, and what `Blocks` reads.
+        channels: logits per pixel.
 
     Returns:
         a model as `seg.models.build_training_model` describes it, with the final logits only.
@@ -50,7 +51,7 @@ def build_deeplabv3plus(config: TrainConfig) -> keras.Model:
     for number in (1, 2):
         x = blocks.separable_unit(x, width, "decoder", f"_{number}")
     x = blocks.drop(x, "decoder")
-    x = layers.Conv2D(1, 1, dtype="float32", name="small_logits")(x)
+    x = layers.Conv2D(channels, 1, dtype="float32", name="small_logits")(x)
     logits = layers.UpSampling2D(2**LOW_LEVEL, interpolation="bilinear", dtype="float32", name=LOGITS)(x)
     return keras.Model(image, logits, name="deeplabv3plus")
 

@@ -11,7 +11,7 @@ from seg.models.blocks import Blocks, finish_model
 from seg.models.encoders import encode
 
 
-def build_unet(config: TrainConfig) -> keras.Model:
+def build_unet(config: TrainConfig, channels: int) -> keras.Model:
     """Builds a U-Net.
 
     Level `k` of the decoder has `filters * 2**k` channels, and so has that of the plain encoder. An encoder from
@@ -19,6 +19,7 @@ def build_unet(config: TrainConfig) -> keras.Model:
 
     Args:
         config: `image_size`, the encoder, `filters`, `depth`, `deep_supervision`, and what `Blocks` reads.
+        channels: logits per pixel.
 
     Returns:
         a model as `seg.models.build_training_model` describes it; deep supervision adds the decoder's other levels.
@@ -28,11 +29,11 @@ def build_unet(config: TrainConfig) -> keras.Model:
     *skipped, x = encode(image, config, blocks)
     decoded = []
     for level in reversed(range(config.depth)):
-        channels = config.filters * 2**level
-        x = blocks.up(x, channels, f"decoder_{level}")
+        width = config.filters * 2**level
+        x = blocks.up(x, width, f"decoder_{level}")
         beside = skipped[level]
         x = blocks.join([x] if beside is None else [beside, x], f"decoder_{level}")
-        x = blocks.block(x, channels, f"decoder_{level}")
+        x = blocks.block(x, width, f"decoder_{level}")
         decoded.append(x)
     auxiliary = decoded[:-1] if config.deep_supervision == "yes" else []
-    return finish_model(image, x, "unet", auxiliary)
+    return finish_model(image, x, "unet", channels, auxiliary)

@@ -59,15 +59,15 @@ class Calibration:
         """Adds an image's pixels but for the ignored ones.
 
         Args:
-            mask: `(height, width)`, values 0, 1 and 255 (ignored).
-            probability: `(height, width)` in [0, 1].
+            mask: `(height, width)`, values 0, 1 (or 1, 2, …: any class is foreground) and 255 (ignored).
+            probability: of foreground, `(height, width)` in [0, 1].
         """
         scored = mask != IGNORE
         found = probability[scored].astype(np.float64)
         places = np.minimum((found * BINS).astype(np.int64), BINS - 1)
         self._pixels += np.bincount(places, minlength=BINS)
         self._probability += np.bincount(places, weights=found, minlength=BINS)
-        self._foreground += np.bincount(places[mask[scored] == 1], minlength=BINS)
+        self._foreground += np.bincount(places[mask[scored] != 0], minlength=BINS)
 
     def result(self) -> Reliability:
         """What all images so far say."""

@@ -8,9 +8,15 @@ The names and what they mean:
     iou_50               share of images with an IoU of at least 0.5, at the training size
     dice_positive        `dice` over the images with foreground only; left out where there are none
     false_positive_rate  share of the images without foreground in which some is predicted; left out likewise
+    dice_NAME            of several classes, `dice` of each over the images in which it is there or predicted
+
+Of several classes, the Dice and IoU of an image are the means over the classes that are there or predicted (see
+`seg.metrics`), the pixels of `dice_pooled` are those of all classes, and the class with the highest probability wins:
+there is no threshold.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -18,15 +24,16 @@ import numpy as np
 import tensorflow as tf
 
 from seg.data.images import resize_probability
-from seg.data.manifest import IGNORE, Example, Manifest
-from seg.data.masks import region
+from seg.data.manifest import Example, Manifest
+from seg.data.masks import own_mask
 from seg.data.pipeline import evaluation_dataset
-from seg.metrics import count_pixels, dice_per_image, hard_dice, iou_per_image
+from seg.decision import decide
+from seg.metrics import class_dice, count_classes, hard_dice, mean_class_dice, mean_class_iou
 from seg.statistics import Interval, bootstrap_mean, bootstrap_ratio
 from seg.symmetries import symmetries
 from seg.training.calibration import Calibration, Reliability
 from seg.training.every_image import EveryImage
-from seg.training.image_score import ImageScore, groups_of
+from seg.training.image_score import ImageScore, groups_of, score_names
 from seg.training.thresholds import THRESHOLDS, best_threshold, dice_at_thresholds
 
 
@@ -35,15 +42,15 @@ class Evaluation:
     """The scores of a model on a split.
 
     Attributes:
-        threshold: foreground is where the probability is at least this.
+        threshold: foreground is where the probability is at least this; None of several classes.
         examples: images in the split; empty: those without foreground at the training size.
         scores: by the names above.
         images: every image's own score, in the order of the records.
-        threshold_curve: mean Dice of the split at each of `THRESHOLDS`.
-        calibration: of the pixels' probabilities at the training size.
+        threshold_curve: mean Dice of the split at each of `THRESHOLDS`; empty of several classes.
+        calibration: of the pixels' probabilities of foreground at the training size.
     """
 
-    threshold: float
+    threshold: float | None
     examples: int
     empty: int
     scores: dict[str, Interval]
@@ -60,23 +67,27 @@ def predict_split(
     strategy: tf.distribute.Strategy,
     tta: str = "none",
 ) -> Iterator[np.ndarray]:
-    """The probability of foreground for each image of a split, in the order of the records.
+    """The probabilities for each image of a split, in the order of the records.
 
     Args:
         batch_size: images at a time; the strategy's number of replicas divides it.
         tta: test-time augmentation; see `seg.symmetries`.
 
     Yields:
-        `(image_size, image_size)` float32 in [0, 1], one image at a time: memory is bounded by the batch.
+        of foreground, `(image_size, image_size)` float32 in [0, 1]; of several classes, `(image_size, image_size,
+        1 + classes)`, background first. One image at a time: memory is bounded by the batch.
     """
+    lone = model.output_shape[-1] == 1
 
     def probability(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor]:
         found = []
         for swapped, axes in symmetries(tta):
             seen = tf.reverse(tf.transpose(images, (0, 2, 1, 3)) if swapped else images, axes)
-            seen = tf.reverse(tf.sigmoid(model(seen, training=False)), axes)
+            logits = model(seen, training=False)
+            seen = tf.reverse(tf.sigmoid(logits) if lone else tf.nn.softmax(logits), axes)
             found.append(tf.transpose(seen, (0, 2, 1, 3)) if swapped else seen)
-        return (tf.add_n(found)[..., 0] / len(found),)
+        mean = tf.add_n(found)
+        return ((mean[..., 0] if lone else mean) / len(found),)
 
     for (batch,) in EveryImage(probability, evaluation_dataset(manifest, split, batch_size), strategy):
         yield from batch
@@ -89,12 +100,13 @@ def threshold_curve(
     batch_size: int,
     strategy: tf.distribute.Strategy,
     tta: str = "none",
+    largest_component: str = "no",
 ) -> tuple[float, ...]:
-    """The mean Dice per image of a split, at the training size, at each of `THRESHOLDS`."""
+    """The mean Dice per image of a split, at the training size, at each of `THRESHOLDS`; for one class."""
     total = np.zeros(len(THRESHOLDS))
     predicted = predict_split(model, manifest, split, batch_size, strategy, tta)
     for probability, record in zip(predicted, manifest.records(split), strict=True):
-        total += dice_at_thresholds(record[..., 3], probability)
+        total += dice_at_thresholds(record[..., 3], probability, largest_component)
     return tuple((total / manifest.splits[split].examples).tolist())
 
 
@@ -109,46 +121,59 @@ def evaluate(
     model: keras.Model,
     manifest: Manifest,
     split: str,
-    threshold: float,
+    threshold: float | None,
     batch_size: int,
     strategy: tf.distribute.Strategy,
     tta: str = "none",
+    largest_component: str = "no",
 ) -> Evaluation:
     """Scores every image of a split.
 
     Args:
-        threshold: foreground is where the probability is at least this; from `tune_threshold` on another split.
+        threshold: foreground is where the probability is at least this; from `tune_threshold` on another split. None of
+            several classes.
         batch_size, tta: as in `predict_split`.
+        largest_component: as `seg.decision.decide` has it.
     """
+    several = len(manifest.classes) > 1
+
+    def decided(probability: np.ndarray) -> np.ndarray:
+        return decide(probability, threshold, largest_component)
+
     images = []
     curve = np.zeros(len(THRESHOLDS))
     calibration = Calibration()
     predicted = predict_split(model, manifest, split, batch_size, strategy, tta)
     rows = zip(predicted, manifest.records(split), manifest.examples(split), strict=True)
     for index, (probability, record, example) in enumerate(rows):
-        counts = count_pixels(record[None, ..., 3], (probability >= threshold)[None])
-        curve += dice_at_thresholds(record[..., 3], probability)
-        calibration.add(record[..., 3], probability)
+        counts = count_classes(record[None, ..., 3], decided(probability)[None], len(manifest.classes))
+        if several:
+            calibration.add(record[..., 3], 1 - probability[..., 0])
+        else:
+            curve += dice_at_thresholds(record[..., 3], probability, largest_component)
+            calibration.add(record[..., 3], probability)
+        true_positive, false_positive, false_negative = counts[0].sum(axis=0).tolist()
         images.append(
             ImageScore(
                 index=index,
                 file_name=example.file_name,
-                dice=float(dice_per_image(counts)[0]),
-                dice_own_size=_dice_own_size(probability, example, threshold),
-                iou=float(iou_per_image(counts)[0]),
-                true_positive=int(counts[0, 0]),
-                false_positive=int(counts[0, 1]),
-                false_negative=int(counts[0, 2]),
+                dice=float(mean_class_dice(counts)[0]),
+                dice_own_size=_dice_own_size(decided, probability, example),
+                iou=float(mean_class_iou(counts)[0]),
+                true_positive=true_positive,
+                false_positive=false_positive,
+                false_negative=false_negative,
                 group=example.group or "",
+                class_dice=tuple(class_dice(counts)[0].tolist()) if several else (),
             )
         )
     return Evaluation(
         threshold=threshold,
         examples=len(images),
         empty=sum(not image.foreground for image in images),
-        scores=_scores(images),
+        scores=_scores(images) | _class_scores(images, manifest.classes),
         images=tuple(images),
-        threshold_curve=tuple((curve / len(images)).tolist()),
+        threshold_curve=() if several else tuple((curve / len(images)).tolist()),
         calibration=calibration.result(),
     )
 
@@ -175,13 +200,21 @@ def _scores(images: list[ImageScore]) -> dict[str, Interval]:
     return scores
 
 
+def _class_scores(images: list[ImageScore], classes: Sequence[str]) -> dict[str, Interval]:
+    """The Dice of each of several classes; left out where no image has it or got it."""
+    scores = {}
+    for place, name in enumerate(score_names(classes)):
+        concerned = [image for image in images if image.class_dice and not math.isnan(image.class_dice[place])]
+        if concerned:
+            scores[name] = _mean(concerned, [image.class_dice[place] for image in concerned])
+    return scores
+
+
 def _mean(images: list[ImageScore], values: list[float]) -> Interval:
     return bootstrap_mean(values, groups=groups_of(images))
 
 
-def _dice_own_size(probability: np.ndarray, example: Example, threshold: float) -> float:
-    mask = region(example.mask, example.height, example.width)
-    if example.ignore is not None:
-        mask[region(example.ignore, example.height, example.width) == 1] = IGNORE
-    prediction = resize_probability(probability, example.height, example.width) >= threshold
-    return float(hard_dice(mask[None], prediction[None])[0])
+def _dice_own_size(decided: Callable[[np.ndarray], np.ndarray], probability: np.ndarray, example: Example) -> float:
+    mask = own_mask(example)
+    prediction = decided(resize_probability(probability, example.height, example.width))
+    return float(hard_dice(mask[None], prediction[None], max(1, len(example.classes)))[0])

@@ -69,7 +69,7 @@ def fit(
     keras.utils.set_random_seed(config.seed)
     steps = manifest.splits["train"].examples // batch_size
     with strategy.scope():
-        plain, model = compiled_model(config, steps)
+        plain, model = compiled_model(config, steps, len(manifest.classes))
     final = final_model(model)
     validation = Validation(final, validation_loss(config.loss), manifest, "val", batch_size, strategy)
     kept = None if checkpoints is None else Checkpoints(checkpoints, _identity(config, manifest, replicas))
@@ -106,17 +106,18 @@ def fit(
     )
 
 
-def compiled_model(config: TrainConfig, steps: int) -> tuple[keras.Model, keras.Model]:
+def compiled_model(config: TrainConfig, steps: int, classes: int) -> tuple[keras.Model, keras.Model]:
     """The model as it is saved, and as it trains, with weights in the same order; call it within the strategy's scope.
 
     Args:
         config: what to build.
         steps: per epoch.
+        classes: of the dataset, background not counted.
     """
-    plain = build_training_model(config)
+    plain = build_training_model(config, classes)
     model = with_fused_normalization(plain)
     # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
-    loss = mean_over_outputs(get_loss(config.loss))
+    loss = mean_over_outputs(get_loss(config.loss), logit_channels(classes))
     model.compile(optimizer=make_optimizer(config, steps), loss=loss, jit_compile=False)
     return plain, model
 

@@ -1,5 +1,6 @@
 """`ImageScore`: the score of one image, and the scores of kinds of images. Imports no TensorFlow."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 from seg.statistics import Interval, bootstrap_mean
 
 SIZES = ("small", "medium", "large")
+_TAKEN = ("dice_own_size", "dice_pooled", "dice_positive", "dice_tuned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +21,11 @@ class ImageScore:
         index: position in the split's records.
         file_name: of the image, in the export.
         dice, dice_own_size, iou: at the training size, at the own size, at the training size.
-        true_positive, false_positive, false_negative: pixels at the training size, ignored ones in none of them.
+        true_positive, false_positive, false_negative: pixels at the training size, ignored ones in none of them. Of
+            several classes, the sum of what each has.
         group: as in `Example`; empty where none is known.
+        class_dice: of several classes, the Dice of each at the training size, NaN where it is neither there nor
+            predicted; `dice` is their mean.
     """
 
     index: int
@@ -32,6 +37,7 @@ class ImageScore:
     false_positive: int
     false_negative: int
     group: str = ""
+    class_dice: tuple[float, ...] = ()
 
     @property
     def foreground(self) -> int:
@@ -67,6 +73,20 @@ def group_names(groups: Sequence[str | None], indices: Sequence[int]) -> list[st
     if not any(groups):
         return None
     return [f"group {group}" if group else f"image {index}" for group, index in zip(groups, indices, strict=True)]
+
+
+def score_names(classes: Sequence[str]) -> list[str]:
+    """What the Dice of each of several classes is called, `dice_NAME`, in letters that MLflow takes; of one: nothing.
+
+    A name that another score or the end of an interval has, or an earlier class, gets an underscore.
+    """
+    names: list[str] = []
+    for each in classes if len(classes) > 1 else ():
+        name = f"dice_{re.sub(r'[^A-Za-z0-9_.-]', '_', each)}"
+        while name in _TAKEN or name in names or name.endswith(("_low", "_high")):
+            name += "_"
+        names.append(name)
+    return names
 
 
 def thirds(foreground: Sequence[int]) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from seg.config import LOSSES, TrainConfig
-from seg.data.manifest import Example, Manifest, SplitSummary
+from seg.data.manifest import BINARY_CLASSES, Example, Manifest, SplitSummary
 from seg.data.pipeline import evaluation_dataset, training_dataset
 from seg.losses import Loss, get_loss, validation_loss
 from seg.models import build_model
@@ -27,8 +27,11 @@ from seg.training.validation import Validation
 CONFIG = TrainConfig(image_size=16, filters=2, depth=1, batch_size=10, augmentation="flip")
 
 
-def write_probe(folder: Path, replicas: int) -> Manifest:
-    """Writes the dataset of the proof: squares to find, and one image too many for whole batches in each split."""
+def write_probe(folder: Path, replicas: int, classes: int = 1) -> Manifest:
+    """Writes the dataset of the proof: squares to find, and one image too many for whole batches in each split.
+
+    Of several classes, the squares take turns.
+    """
     folder.mkdir(parents=True)
     batch_size = effective_batch_size(CONFIG.batch_size, replicas)
     random = np.random.default_rng(0)
@@ -38,7 +41,9 @@ def write_probe(folder: Path, replicas: int) -> Manifest:
         records[..., 3] = 0
         for index, (top, left) in enumerate(random.integers(0, 12, (examples, 2))):
             side = index % 5  # every fifth image is empty
-            records[index, top : top + side, left : left + side] += np.array([150, 150, 150, 1], np.uint8)
+            records[index, top : top + side, left : left + side] += np.array(
+                [150, 150, 150, 1 + index % classes], np.uint8
+            )
         np.save(folder / f"{split}.npy", records)
         size = CONFIG.image_size
         rows = (
@@ -59,6 +64,7 @@ def write_probe(folder: Path, replicas: int) -> Manifest:
         categories=[],
         splits=splits,
         left_out=[],
+        classes=BINARY_CLASSES if classes == 1 else tuple(f"class {label}" for label in range(1, classes + 1)),
     )
     manifest.save()
     return Manifest.load(folder)
@@ -106,7 +112,7 @@ def step(
     """
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = build_model(config)
+        model = build_model(config, len(manifest.classes))
         before = [weight.numpy() for weight in model.trainable_variables]
         model.compile(optimizer=keras.optimizers.SGD(1.0), loss=loss, jit_compile=False)
     batches = training_dataset(manifest, config, batch_size)

@@ -59,7 +59,8 @@ def measure_step_speed(
     batch_size = effective_batch_size(config.batch_size, replicas)
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
-        plain, model = compiled_model(config, manifest.splits["train"].examples // batch_size)
+        steps = manifest.splits["train"].examples // batch_size
+        plain, model = compiled_model(config, steps, len(manifest.classes))
     clock = _Clock(seconds, ready)
     model.fit(
         training_dataset(manifest, config, batch_size),

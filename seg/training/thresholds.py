@@ -4,22 +4,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from seg.decision import decide
 from seg.metrics import hard_dice
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # 0.05, 0.10, … 0.95
 
 
-def dice_at_thresholds(mask: np.ndarray, probability: np.ndarray) -> np.ndarray:
+def dice_at_thresholds(mask: np.ndarray, probability: np.ndarray, largest_component: str = "no") -> np.ndarray:
     """Hard Dice of one image at each of `THRESHOLDS`.
 
     Args:
         mask: `(height, width)`, values 0, 1 and 255 (ignored).
         probability: `(height, width)` in [0, 1].
+        largest_component: as `seg.decision.decide` has it.
 
     Returns:
         `(len(THRESHOLDS),)` float32.
     """
-    predictions = probability >= np.reshape(THRESHOLDS, (-1, 1, 1))
+    predictions = np.stack([decide(probability, threshold, largest_component) for threshold in THRESHOLDS])
     return hard_dice(np.broadcast_to(mask, predictions.shape), predictions)
 
 

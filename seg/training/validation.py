@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from seg.data.manifest import Manifest
+from seg.data.manifest import IGNORE, Manifest
 from seg.data.pipeline import evaluation_dataset
 from seg.losses import Loss
-from seg.metrics import dice_per_image
+from seg.metrics import mean_class_dice
 from seg.training.every_image import EveryImage
 
 
@@ -19,7 +19,7 @@ class ValidationScore:
 
     Attributes:
         loss: per image.
-        dice: hard Dice per image at threshold 0.5.
+        dice: hard Dice per image at threshold 0.5; of several classes, where each has the highest logit, their mean.
         images: how many were scored.
     """
 
@@ -40,29 +40,40 @@ class Validation:
         batch_size: int,
         strategy: tf.distribute.Strategy,
     ) -> None:
+        classes = len(manifest.classes)
+
         def score(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             logits = model(images, training=False)
-            return loss(masks, logits), count_pixels(masks, logits >= 0)
+            return loss(masks, logits), count_classes(masks, predicted_classes(logits), classes)
 
         self._every_image = EveryImage(score, evaluation_dataset(manifest, split, batch_size), strategy)
 
     def __call__(self) -> ValidationScore:
         losses, counts = (np.concatenate(parts) for parts in zip(*self._every_image, strict=True))
         return ValidationScore(
-            loss=float(losses.mean(dtype=np.float64)), dice=float(dice_per_image(counts).mean()), images=len(losses)
+            loss=float(losses.mean(dtype=np.float64)), dice=float(mean_class_dice(counts).mean()), images=len(losses)
         )
 
 
-def count_pixels(masks: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
-    """`seg.metrics.count_pixels` on a device: only three numbers per image leave it.
+def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
+    """The class of each pixel, `(batch, height, width, 1)` float32: the highest logit's; 1 where a lone one is ≥ 0."""
+    if logits.shape[-1] == 1:
+        return tf.cast(logits >= 0, tf.float32)
+    return tf.cast(tf.argmax(logits, -1), tf.float32)[..., None]
+
+
+def count_classes(masks: tf.Tensor, predictions: tf.Tensor, classes: int) -> tf.Tensor:
+    """`seg.metrics.count_classes` on a device: only three numbers per image and class leave it.
 
     Args:
-        masks: `(batch, height, width, 1)`, values 0, 1 and 255 (ignored).
-        predictions: bool, the same shape.
+        masks: `(batch, height, width, 1)`, values 0, the classes from 1 on, and 255 (ignored).
+        predictions: the same shape, 0 or a class.
+        classes: how many there are.
 
     Returns:
-        `(batch, 3)` int32: true positive, false positive and false negative pixels.
+        `(batch, classes, 3)` int32: true positive, false positive and false negative pixels.
     """
-    truth = masks == 1
-    kinds = (truth & predictions, (masks == 0) & predictions, truth & ~predictions)
-    return tf.stack([tf.reduce_sum(tf.cast(kind, tf.int32), (1, 2, 3)) for kind in kinds], axis=1)
+    labels = tf.range(1, classes + 1, dtype=tf.float32)
+    truth, found, known = masks == labels, predictions == labels, masks != IGNORE
+    kinds = (truth & found, known & ~truth & found, truth & ~found)
+    return tf.stack([tf.reduce_sum(tf.cast(kind, tf.int32), (1, 2)) for kind in kinds], axis=2)
