@@ -16,6 +16,7 @@ from seg.data.pipeline import training_dataset
 from seg.errors import UserError
 from seg.losses import get_loss, mean_over_outputs, validation_loss
 from seg.models import build_training_model, final_model
+from seg.models.blocks import logit_channels
 from seg.models.precision import with_chosen_precision
 from seg.training.averaging import WeightAverage
 from seg.training.checkpoint import Checkpoints
