@@ -129,6 +129,8 @@ class Lease:
         self._engine = sqlalchemy.create_engine(
             url,
             pool_pre_ping=True,
+            pool_size=2,
+            max_overflow=1,
             connect_args=connection_options(self.driver),
             execution_options={fence.OWN: True},
         )
