@@ -60,11 +60,7 @@ class TestTransport:
         assert (found.info.run_name, found.info.status) == ("a run", "FINISHED")
         assert (found.info.start_time, found.info.end_time) == (1000, 2000)
         assert (found.data.params, found.data.metrics) == ({"loss": "bce"}, {"loss": 0.5})
-        assert {name: found.data.tags[name] for name in ("who", "a", "run_key")} == {
-            "who": "ada",
-            "a": "b",
-            "run_key": key,
-        }
+        assert found.data.tags.items() >= {"who": "ada", "a": "b", "run_key": key}.items()
         assert way.undelivered() == ""
 
     def test_a_run_is_created_once(self, way: Transport, uri: str) -> None:
