@@ -117,7 +117,7 @@ class Outbox:
                 self._note(operation)
 
     def next_run(self, passed_over: Container[str]) -> str | None:
-        """The run to tell of next, in turn one that is to be created and the one that waits longest; None: none.
+        """The run to tell of next, in turn one to be created and the one that waits longest; None: none is left.
 
         A trial starts by the id of its run, if that is there soon; and what is over is not to wait for all that start.
         """
@@ -208,6 +208,8 @@ class Outbox:
         self.ids |= ids
         for key, run_id in ids.items():
             self._keys[run_id] = key
+            if (epoch := self._epochs.pop(run_id, None)) is not None:
+                self._epochs[key] = max(epoch, self._epochs.get(key, 0))
             if by_id := self._waiting.pop(run_id, None):  # one run, one order
                 both = self._waiting.get(key, []) + [replace(each, run=key) for each in by_id]
                 self._waiting[key] = sorted(both, key=lambda each: each.number)

@@ -108,6 +108,8 @@ class Tracker(RunReading):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for monitor in self._monitors.values():  # of runs that nobody ended
+            monitor.stop()
         self._transport.finish()
         if error is not None and (left := self.undelivered()):
             print(left, file=sys.stderr)

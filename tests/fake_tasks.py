@@ -118,11 +118,11 @@ def _train(
             )
         )
         _keep(checkpoints, history)
-        started = time.monotonic()
+        started = time.time()
         goes_on = report(history[-1])
         if behaviour == "timed":
             with (folder / "waits.txt").open("a") as waits:
-                waits.write(f"{time.monotonic() - started}\n")
+                waits.write(f"{started} {time.time() - started}\n")
     if not goes_on:
         stop_reason = "pruned"
     (folder / "model.keras").write_text("weights")

@@ -96,11 +96,13 @@ class TestOutbox:
         outbox.acknowledge(key, [1], "id")
         assert outbox.ids == {key: "id"}
         assert steps(outbox, key) == steps(outbox, "id") == [1, 2]
+        assert outbox.last_epoch(key) == outbox.last_epoch("id") == 2
         outbox.append([batch("id", 3)])
         assert steps(outbox, key) == [1, 2, 3]
         assert outbox.runs() == [key]
         outbox.close()
-        assert steps(Outbox(tmp_path), "id") == [1, 2, 3]
+        again = Outbox(tmp_path)
+        assert (steps(again, "id"), again.last_epoch("id")) == ([1, 2, 3], 3)
 
     def test_runs_that_are_to_be_created_come_every_other_time(self, tmp_path: Path) -> None:
         first, second = new_key(), new_key()
