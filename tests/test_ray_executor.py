@@ -221,7 +221,9 @@ def test_a_node_that_dies_costs_an_attempt(cluster, tmp_path, ship, capfd):
             time.sleep(0.5)
     assert "its node or Ray's process on it died" in setting.output.getvalue()
     check_history(setting.study, setting.storage, tracking, tmp_path, trials=2, kills=1)
-    assert capfd.readouterr().out == ""
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "raylet" not in said.err
 
 
 DRIVER = """
