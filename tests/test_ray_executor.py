@@ -221,7 +221,9 @@ def test_a_node_that_dies_costs_an_attempt(cluster, tmp_path, ship, capfd):
             time.sleep(0.5)
     assert "its node or Ray's process on it died" in setting.output.getvalue()
     check_history(setting.study, setting.storage, tracking, tmp_path, trials=2, kills=1)
-    assert capfd.readouterr().out == ""
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "raylet" not in said.err
 
 
 DRIVER = """
@@ -302,6 +304,7 @@ def test_a_study_by_its_command(cluster, tmp_path):
     }
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "experiments.study", *(f"--{name}={value}" for name, value in options.items())]
+    commit = git_commit() or ""
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("best: trial ")
@@ -313,5 +316,5 @@ def test_a_study_by_its_command(cluster, tmp_path):
         json.loads(path.read_text()) for path in tmp_path.glob("workspace/studies/unet/trial_*/environment.json")
     ]
     assert [each["flags"]["TF_NUM_INTRAOP_THREADS"] for each in recorded] == ["1", "1"]
-    assert {each["git_commit"] for each in recorded} == {git_commit() or ""}
+    assert {each["git_commit"] for each in recorded} == {commit}
     assert {"experiments/tasks.py", "seg/training/fit.py"} <= recorded[0]["code"].keys()

@@ -33,8 +33,6 @@ def connect(address: str, packages: Sequence[str]) -> bool:
         raise UserError("executor=ray needs ray; pip install -e '.[ray]'.") from None
     _probe(address)
     modules = [str(Path(str(importlib.import_module(package).__file__)).parent) for package in packages]
-    # What Ray's C++ part says goes to stderr by itself; what happens to nodes is told as the end of a trial.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         with _signals_kept():
             ray.init(
