@@ -15,7 +15,7 @@ from tests.compose_file import COMPOSE, FOLDER, Stack, everything_in, filled_in,
 from tests.mlflow_server import free_port
 from tests.postgresql_server import PostgreSQL
 
-pytestmark = pytest.mark.timeout(900)  # MLflow's server starts slowly on a busy machine
+pytestmark = pytest.mark.timeout(1500)  # seconds: seven commands and a server, on a machine that may be busy
 ROOT = Path(__file__).parent.parent
 SECRETS = {
     "MLFLOW_DATABASE_PASSWORD": "canary-mlflow-database",
