@@ -2,10 +2,12 @@
 
     python -m experiments.compare --data FOLDER --loss bce,dice --filters 8,16 --seeds 3
     python -m experiments.compare --data FOLDER --arms 'depth=3,4;augmentation=none,full' --loss dice --filters 16
+    python -m experiments.compare --data FOLDER --arms 'ema=0.99,0;schedule=cosine,constant' --design one_at_a_time
 
-Every combination of the values is an arm; every arm has the same seeds and epochs. The same command again goes on where
-it stopped, and one with more seeds adds them. Arms are compared on the validation images; the test images are used
-once, for the winner. Several learning rates: each arm tries all with the first seed and keeps its best.
+Every combination of the values is an arm, or every change of the first ones in one value; every arm has the same seeds
+and epochs. The same command again goes on where it stopped, and one with more seeds adds them. Arms are compared on the
+validation images; the test images are used once, for the winner. Several learning rates: each arm tries all with the
+first seed and keeps its best.
 """
 
 import argparse
@@ -42,7 +44,7 @@ OVERRIDES = {
         help="folder for report.html, comparison.json and the audit that the page links to",
     ),
 }
-STUDY_OPTIONS = ("arms", "seeds", "study", "slots", "storage", "retries", "trial_timeout")
+STUDY_OPTIONS = ("arms", "design", "seeds", "study", "slots", "storage", "retries", "trial_timeout")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,7 +62,9 @@ def search_space(values: argparse.Namespace) -> SearchSpace:
     first = {name: choices[0] for name, choices in others.items()}
     base = train_config(values, **{"loss": losses[0], "filters": filters[0], "learning_rate": rates[0]} | first)
     several = rates if len(rates) > 1 else ()
-    space = SearchSpace(base=base, losses=losses, filters=filters, others=others, learning_rates=several)
+    space = SearchSpace(
+        base=base, losses=losses, filters=filters, others=others, learning_rates=several, design=values.design
+    )
     if len(space.arms()) < 2:
         raise UserError("a comparison takes two arms at least, got one; give loss, filters or arms several values.")
     if values.seeds < 1:

@@ -19,6 +19,7 @@ class Arm:
 
     Attributes:
         values: the options that differ between the study's arms, by name.
+        base: where the arms are changes of one of them in one option each: the values of that one; else None.
         val_dice: of the finished trials, in the order of their numbers.
         by_seed: the same, by seed.
         trial_by_seed: their numbers, by seed.
@@ -29,6 +30,7 @@ class Arm:
     """
 
     values: dict[str, Any]
+    base: Mapping[str, Any] | None
     val_dice: tuple[float, ...]
     by_seed: Mapping[int, float]
     trial_by_seed: Mapping[int, int]
@@ -39,8 +41,11 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """What tells it from the others: `dice, filters 16`."""
-        ordered = sorted(self.values.items(), key=lambda option: option[0] != "loss")
+        """What tells it from the others: `dice, filters 16`; of changes of one arm, what is changed, or `base`."""
+        if self.base == self.values:
+            return "base"
+        told = {key: value for key, value in self.values.items() if self.base is None or self.base[key] != value}
+        ordered = sorted(told.items(), key=lambda option: option[0] != "loss")
         words = (_number(value) if key == "loss" else f"{key} {_number(value)}" for key, value in ordered)
         return ", ".join(words) or "the only arm"
 
@@ -66,9 +71,21 @@ def arms(rows: Sequence[TrialRow]) -> list[Arm]:
     for row in rows:
         if row.config is not None:
             grouped[tuple(getattr(row.config, name) for name in names)].append(row)
-    found = [_arm(dict(zip(names, values, strict=True)), members) for values, members in grouped.items()]
+    base = _base(names, list(grouped))
+    found = [_arm(dict(zip(names, values, strict=True)), base, members) for values, members in grouped.items()]
     seeds = shared_seeds(found)
     return sorted(found, key=lambda arm: _mean(arm, seeds), reverse=True)
+
+
+def _base(names: Sequence[str], arms: Sequence[tuple[Any, ...]]) -> dict[str, Any] | None:
+    """The values of the arm of which every other one is a change in one option, if two options are varied so."""
+    values = sum(len({arm[place] for arm in arms}) - 1 for place in range(len(names)))
+    if len(names) < 2 or len(arms) != values + 1:
+        return None
+    for base in arms:
+        if all(sum(ours != theirs for ours, theirs in zip(base, arm, strict=True)) <= 1 for arm in arms):
+            return dict(zip(names, base, strict=True))
+    return None
 
 
 def shared_seeds(arms: Sequence[Arm]) -> tuple[int, ...]:
@@ -131,11 +148,12 @@ def finished(rows: Sequence[TrialRow]) -> list[TrialRow]:
     return [row for row in rows if row.state == "finished" and row.config is not None and row.val_dice is not None]
 
 
-def _arm(values: dict[str, Any], members: Sequence[TrialRow]) -> Arm:
+def _arm(values: dict[str, Any], base: Mapping[str, Any] | None, members: Sequence[TrialRow]) -> Arm:
     done = finished(members)
     seconds = [row.seconds for row in done if row.seconds is not None]
     return Arm(
         values=values,
+        base=base,
         val_dice=tuple(row.val_dice for row in done if row.val_dice is not None),
         by_seed={row.config.seed: row.val_dice for row in done if row.config and row.val_dice is not None},
         trial_by_seed={row.config.seed: row.number for row in done if row.config},

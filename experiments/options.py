@@ -119,8 +119,9 @@ _RUNNER = {
     "preset": Option(
         type=str,
         default="quick",
-        choices=("quick", "seed"),
-        help="quick: small enough for two CPU cores; seed: 256 pixels, 64 filters, as the project began",
+        choices=("quick", "seed", "recipe"),
+        help="what is not given: quick, minutes on two CPU cores; seed, 256 pixels and 64 filters, as the project "
+        "began; recipe, the best that we know (docs/results.md), an hour and more",
     ),
     "sampler": Option(
         type=str,
@@ -137,7 +138,14 @@ _RUNNER = {
     "arms": Option(
         type=str,
         default="",
-        help="further options to compare, such as 'depth=3,4;augmentation=none,full': every combination is an arm",
+        help="further options to compare, such as 'depth=3,4;augmentation=none,full'",
+    ),
+    "design": Option(
+        type=str,
+        default="factorial",
+        choices=("factorial", "one_at_a_time"),
+        help="factorial: every combination of the values is an arm; one_at_a_time, an ablation: the first value of "
+        "each is the base, every other value an arm that differs from it in that alone",
     ),
     "seeds": Option(
         type=int,

@@ -15,6 +15,7 @@ from seg.config import AUGMENTATIONS, LOSSES, TrainConfig
 from seg.errors import UserError
 
 SAMPLERS = ("grid", "tpe")
+DESIGNS = ("factorial", "one_at_a_time")
 
 WITHOUT_EFFECT = ("cache", "devices")
 """Fields of TrainConfig that say how, and not what, is trained."""
@@ -121,6 +122,8 @@ class SearchSpace:
         base: every field that is not searched; its `seed` is the first seed.
         losses, filters: the values to compare (grid) or to choose from (tpe).
         others: values of further fields to compare, by name; of a grid.
+        design: `factorial`: every combination of the values is an arm; `one_at_a_time`: the first value of each is the
+            base, and every other value is an arm that differs from it in that alone (an ablation).
         learning_rates: if there are several, each arm of a grid takes its own from them (`tuning`); else empty.
         sampler: `grid`: the product of losses and filters, each arm with the same budget, never pruned; trial k beyond
             the number of arms repeats the arms with the next seed, so that arms are compared on the same seeds.
@@ -128,7 +131,7 @@ class SearchSpace:
             and one more, where image_size allows) and augmentation, with a median pruner.
 
     Raises:
-        UserError: if the sampler is unknown, or an arm is not a valid TrainConfig.
+        UserError: if sampler or design is unknown, or an arm is not a valid TrainConfig.
     """
 
     base: TrainConfig
@@ -137,15 +140,22 @@ class SearchSpace:
     sampler: str = "grid"
     others: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     learning_rates: tuple[float, ...] = ()
+    design: str = "factorial"
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got '{self.sampler}'.")
+        if self.design not in DESIGNS:
+            raise UserError(f"design must be one of {', '.join(DESIGNS)}, got '{self.design}'.")
         self.arms()
 
     def arms(self) -> list[TrainConfig]:
-        """The product of all values, with the first seed and the base's learning rate."""
+        """What `design` makes of the values, with the first seed and the base's learning rate."""
         lists = self._lists()
+        if self.design == "one_at_a_time":
+            base = replace(self.base, **{name: values[0] for name, values in lists.items()})
+            changes = [{name: value} for name, values in lists.items() for value in values[1:]]
+            return [base, *(replace(base, **change) for change in changes)]
         return [replace(self.base, **dict(zip(lists, values, strict=True))) for values in product(*lists.values())]
 
     def tuning(self) -> list[TrainConfig]:
@@ -174,7 +184,8 @@ class SearchSpace:
         """What must stay the same for a study's trials to be comparable."""
         fixed = {name: value for name, value in self.base.as_dict().items() if name not in WITHOUT_EFFECT}
         rates = {"learning_rate": list(self.learning_rates)} if self.learning_rates else {}
-        return fixed | {name: list(values) for name, values in self._lists().items()} | rates
+        design = {} if self.design == "factorial" else {"design": self.design}
+        return fixed | {name: list(values) for name, values in self._lists().items()} | rates | design
 
     def searched(self) -> dict[str, tuple[Any, ...]]:
         """The values of the fields that a grid's trials may differ in, the seed left out, by name."""

@@ -36,6 +36,19 @@ def test_arms_join_seeds_and_the_best_mean_comes_first():
     assert (bce_dice.mean, bce_dice.seconds, bce_dice.trials) == (None, None, 1)
 
 
+def test_changes_of_one_arm_are_named_by_what_they_change():
+    base = {"loss": "dice", "ema": 0.9, "augmentation": "square"}
+    changes = [{}, {"ema": 0.0}, {"augmentation": "none"}, {"augmentation": "flip"}]
+    rows = [row(number, 0.9 - number / 10, **base | change) for number, change in enumerate(changes)]
+    assert [arm.name for arm in arms(rows)] == ["base", "ema 0", "augmentation none", "augmentation flip"]
+    assert [arm.name for arm in arms(rows[::3])] == [
+        "augmentation square",
+        "augmentation flip",
+    ]  # one option: its values
+    factorial = [row(0, 0.4), row(1, 0.3, ema=0.9), row(2, 0.2, loss="dice"), row(3, 0.1, ema=0.9, loss="dice")]
+    assert [arm.name for arm in arms(factorial)] == ["bce, ema 0", "bce, ema 0.9", "dice, ema 0", "dice, ema 0.9"]
+
+
 def test_a_pruned_trial_is_no_score_of_its_arm():
     (arm,) = arms([row(0, 0.9, "pruned"), row(1, 0.5)])
     assert arm.val_dice == (0.5,)

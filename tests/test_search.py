@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import optuna
 import pytest
 from hypothesis import given
@@ -95,6 +97,23 @@ def test_arms_of_further_options():
     assert space.tuning() == []
     with pytest.raises(UserError, match="image_size must be a multiple of 128 for depth 7"):
         SearchSpace(base=base, losses=("bce",), filters=(8,), others={"depth": (2, 7)})
+
+
+def test_one_at_a_time_changes_the_base_in_one_value():
+    base = TrainConfig(image_size=64, depth=2)
+    others = {"ema": (0.9, 0.0), "augmentation": ("square", "none", "flip")}
+    space = SearchSpace(base=base, losses=("dice", "bce"), filters=(8,), others=others, design="one_at_a_time")
+    assert [(arm.loss, arm.ema, arm.augmentation) for arm in space.arms()] == [
+        ("dice", 0.9, "square"),
+        ("bce", 0.9, "square"),
+        ("dice", 0.0, "square"),
+        ("dice", 0.9, "none"),
+        ("dice", 0.9, "flip"),
+    ]
+    assert space.as_dict()["design"] == "one_at_a_time"
+    assert "design" not in replace(space, design="factorial").as_dict()  # studies from before there was a choice go on
+    with pytest.raises(UserError, match="design must be one of factorial, one_at_a_time, got 'half'"):
+        replace(space, design="half")
 
 
 @given(st.text(max_size=30) | st.from_regex(r"[a-z_]{1,13}=[^;]{0,8}(;[a-z_]{1,8}=[^;]{0,8})?", fullmatch=True))
