@@ -156,11 +156,13 @@ def onnx(settings: dict[str, Any]) -> Callable[[], float]:
     import onnxruntime
 
     folder = Path(tempfile.mkdtemp(dir=settings["workspace"]))
-    _model(settings).export(folder / "model.onnx", format="onnx", verbose=False)
+    pictures = _pictures(settings).astype(np.float32)
+    model = _model(settings)
+    model(pictures, training=False)  # a model that was never called cannot be exported
+    model.export(folder / "model.onnx", format="onnx", verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings["threads"]
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    pictures = _pictures(settings).astype(np.float32)
     (name,) = (node.name for node in session.get_inputs())
     return _timed(lambda: _sigmoid(session.run(None, {name: pictures})[0]), settings)
 
