@@ -132,9 +132,10 @@ def test_scores_of_an_older_format_or_of_other_images_are_made_anew(
     monkeypatch.setattr(final_test, "evaluate", lambda *arguments: {"anew": True})
     executor: Any = None
     known = {"format": EVALUATION_FORMAT, "split_key": manifest.splits["test"].key, "tta": "none"}
+    known["largest_component"] = "no"
 
     def scores() -> dict[str, Any]:
-        return final_test._evaluate_once(executor, tmp_path, tmp_path / "model.keras", manifest, "none")
+        return final_test._evaluate_once(executor, tmp_path, tmp_path / "model.keras", manifest, "none", "no")
 
     assert scores() == {"anew": True}
     for content in ("{", *(json.dumps(known | {name: "other"}) for name in known)):

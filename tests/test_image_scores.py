@@ -92,6 +92,6 @@ def test_scores_of_other_images_are_measured(
     assert scores_on(version(run_id), "old", **surroundings).test_key == "old"
     assert calls == []
     assert scores_on(version(run_id), key, **surroundings) == ImageScores(test_key=key, dice_own_size=(0.25, 0.5))
-    assert calls == [(tmp_path / "model.keras", manifest, "test", 0.35, "flips")]  # as it was tuned
+    assert calls == [(tmp_path / "model.keras", manifest, "test", 0.35, "flips", "no")]  # as it was tuned
     with pytest.raises(UserError, match="version 1 has no scores on the test images new .* 'demo' has the test images"):
         scores_on(version(run_id), "new", **surroundings)

@@ -323,6 +323,7 @@ def test_download_brings_file_and_settings(uri, register, tmp_path):
     assert (folder / "model.keras").read_bytes() == b"weights"
     settings = json.loads((folder / "settings.json").read_text())
     known = {"threshold": 0.45, "tta": "none", "exif": "ignore", "training_images": TRAINING_IMAGES.to_json()}
+    known |= {"largest_component": "no", "classes": ["foreground"]}
     assert settings == known
 
 

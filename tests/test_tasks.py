@@ -15,6 +15,7 @@ from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 from seg.training.result import EpochReport
+from tests.tiny import write_tiny
 
 CONFIG = TrainConfig(image_size=16, depth=1, filters=2, batch_size=5, epochs=2).as_dict()
 BASELINES = {"all_background": 0.2, "best_constant": 0.3, "nearest_image": 0.4}
@@ -178,3 +179,35 @@ class TestPanelImages:
     def test_fewer_images_than_panels(self) -> None:
         chosen = panel_images(np.zeros((1, 2, 2), np.uint8), [1.0])
         assert chosen == {"fixed_0": 0, "best_0": 0, "worst_0": 0}
+
+
+class TestSeveralClasses:
+    @pytest.fixture(scope="class")
+    def two(self, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+        return write_tiny(tmp_path_factory.mktemp("two"), classes=2)
+
+    def test_trained_and_scored(self, two: Manifest, tmp_path: Path) -> None:
+        arguments = {"config": CONFIG | {"epochs": 1}, "dataset": str(two.folder)}
+        folder = tmp_path / "trial"
+        job = Job(name="trial 0", task="train", folder=str(folder), arguments=arguments)
+        run(job, lambda report: True)
+        assert json.loads((folder / "settings.json").read_text())["classes"] == ["a", "b"]
+        predicted = SplitPredictions.load(folder / "val_predictions.npz")
+        assert (predicted.classes, predicted.mask(0).max() <= 2) == (2, True)
+        found = run(evaluate_job(tmp_path, folder / "model.keras", two, largest_component="yes"), lambda report: True)
+        assert (found["threshold"], found["threshold_curve"], found["classes"]) == (None, {}, ["a", "b"])
+        rows = read_table(tmp_path / "per_image.csv")
+        assert list(rows[0])[-3:] == ["group", "dice_a", "dice_b"]
+
+    def test_a_model_of_one_class(
+        self, two: Manifest, tmp_path: Path, trained: tuple[Path, dict[str, Any], list[EpochReport]]
+    ) -> None:
+        job = evaluate_job(tmp_path, trained[0] / "model.keras", two)
+        with pytest.raises(
+            UserError, match="must give 3 logits per pixel for the classes a, b, got 1; convert the data"
+        ):
+            run(job, lambda report: True)
+
+    def test_a_threshold(self, two: Manifest, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="threshold must not be given for 2 classes, .* got 0.5; leave it out"):
+            run(evaluate_job(tmp_path, tmp_path / "model.keras", two, threshold=0.5), lambda report: True)
