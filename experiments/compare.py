@@ -21,7 +21,7 @@ from experiments.final_test import score_on_test_once
 from experiments.options import FIELDS, OPTIONS, parser, train_config
 from experiments.report import COMPARISON, note_origin, publish_page, write
 from experiments.search import SearchSpace, parse_arms, parse_filters, parse_learning_rates, parse_losses
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from experiments.study import LISTS, conduct, open_executor
 from experiments.study_hold import hold_command
 from experiments.study_page.record import StudyRecord

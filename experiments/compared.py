@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from experiments.comparison import Arm, arms, shared_seeds
 from experiments.split_predictions import SplitPredictions
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from seg.comparison import Comparison, compare_arms
 from seg.data.manifest import IGNORE, Manifest, is_foreground
 from seg.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.objectives import pareto_front
 from experiments.search import WITHOUT_EFFECT, fingerprint
-from experiments.storage import StoredStudy, TrialRow
+from experiments.stored_study import StoredStudy, TrialRow
 from seg.config import TrainConfig
 from seg.training.result import ModelCost
 

@@ -8,7 +8,8 @@ from typing import Any
 from experiments.executors.base import Executor
 from experiments.image_scores import FINAL, SPLIT
 from experiments.one_job import evaluate
-from experiments.storage import TrialRow, read_study
+from experiments.storage import read_study
+from experiments.stored_study import TrialRow
 from experiments.study_hold import note_test_use
 from experiments.study_result import StudyResult, final_folder
 from experiments.tasks import EVALUATION_FORMAT

@@ -17,7 +17,7 @@ from experiments.figures import BLUE, GREEN, INK, LINE, PALE_INK, PURPLE, SKY, V
 from experiments.label_places import Name, place_names
 from experiments.objectives import pareto_front
 from experiments.selection import Selection
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from seg.config import LOSSES
 
 _LOSS_COLOURS = dict(zip(LOSSES, (BLUE, VERMILION, GREEN, PURPLE, SKY), strict=True))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from experiments.storage import StudyStore, TrialRow
+from experiments.storage import StudyStore
+from experiments.stored_study import TrialRow
 from experiments.tracking import State, Tracker
 
 REASON = "left behind by a driver that died"

@@ -13,7 +13,7 @@ from experiments.progress import short
 from seg.errors import UserError
 
 if TYPE_CHECKING:  # which keeps selections
-    from experiments.storage import TrialRow
+    from experiments.stored_study import TrialRow
 
 BEST, SMALLEST = "best", "smallest-within-1se"
 RULES = (BEST, SMALLEST)

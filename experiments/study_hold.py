@@ -10,8 +10,9 @@ import sqlalchemy
 
 from experiments.leases import LEASE_SECONDS, Lease, Role, locked
 from experiments.selection import Selection
-from experiments.storage import StudyStore, TestUse, TrialRow, read_study
+from experiments.storage import StudyStore, read_study
 from experiments.storage_connection import open_storage, or_user_error, parse_url
+from experiments.stored_study import TestUse, TrialRow
 from experiments.study_lock import study_lock
 
 

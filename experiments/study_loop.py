@@ -12,7 +12,8 @@ from experiments.jobs import Job, JobEnded, JobEvent, JobReported
 from experiments.progress import Progress
 from experiments.run_report import publish_epoch
 from experiments.settlement import Limits, Running, Settlement
-from experiments.storage import StudyStore, TrialRow
+from experiments.storage import StudyStore
+from experiments.stored_study import TrialRow
 from experiments.study_result import checkpoint_folder, trial_folder
 from experiments.trial_queue import TrialQueue
 from seg.config import TrainConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments import comparison
 from experiments.one_job import JobFailed
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 
 
 def trial_folder(workspace: Path, study: str, number: int, run_id: str) -> Path:

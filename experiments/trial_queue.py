@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from experiments.progress import Progress
 from experiments.search import SearchSpace, fingerprint
-from experiments.storage import StudyStore, TrialRow
+from experiments.storage import StudyStore
+from experiments.stored_study import TrialRow
 from seg.config import TrainConfig
 
 _MAX_REPEATS = 50

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from experiments.outboxes import Outboxes
 from experiments.recorded_runs import RecordedRun, RecordedStudy, RunReader
 from experiments.run_report import cost_metrics
-from experiments.storage import StoredStudy, TrialRow
+from experiments.stored_study import StoredStudy, TrialRow
 from experiments.study_result import checkpoint_folder, trial_folder
 from seg.data.manifest import Manifest
 from seg.data.record_faults import record_faults

@@ -15,7 +15,8 @@ from experiments.compare import build_parser, search_space, with_own_rates
 from experiments.compared import compare
 from experiments.comparison import own_rates
 from experiments.split_predictions import SplitPredictions
-from experiments.storage import TrialRow, open_study, read_study
+from experiments.storage import open_study, read_study
+from experiments.stored_study import TrialRow
 from experiments.study_hold import note_test_use
 from experiments.study_identity import StudyIdentity
 from experiments.study_page.record import gather

@@ -3,7 +3,7 @@ import io
 from dataclasses import replace
 
 from experiments.comparison import arms, as_csv, as_markdown, varied
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from seg.config import TrainConfig
 from seg.training.result import ModelCost
 

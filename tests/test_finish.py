@@ -16,7 +16,7 @@ from experiments.delivery import NotDelivered
 from experiments.final_test import score_metrics
 from experiments.main import main
 from experiments.one_job import JobFailed
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from experiments.study_result import StudyResult
 from experiments.tasks import EVALUATION_FORMAT
 from experiments.tracking import Tracker

@@ -9,7 +9,8 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 
 from experiments.patience import is_lost_connection, patiently
-from experiments.storage import StudyStore, TrialRow, open_study
+from experiments.storage import StudyStore, open_study
+from experiments.stored_study import TrialRow
 from tests.postgresql_server import PostgreSQL
 from tests.study_setting import make_space
 from tests.test_storage import make_identity

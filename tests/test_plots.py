@@ -18,7 +18,7 @@ from experiments.plots import (
     trade_off,
 )
 from experiments.selection import Selection
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from seg.config import TrainConfig
 from seg.training.result import EpochReport, ModelCost
 

@@ -9,7 +9,7 @@ from experiments.finish import check_select, choose
 from experiments.one_job import JobFailed
 from experiments.selection import RULES, Selection, highest, smallest_within
 from experiments.split_predictions import SplitPredictions, predictions_file
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from experiments.study_result import StudyResult
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest

@@ -17,7 +17,8 @@ from experiments.arms_json import as_json
 from experiments.comparison import winner
 from experiments.selection import Selection
 from experiments.split_predictions import SplitPredictions, predictions_file
-from experiments.storage import StoredStudy, TestUse, TrialRow, open_study
+from experiments.storage import open_study
+from experiments.stored_study import StoredStudy, TestUse, TrialRow
 from experiments.study_identity import StudyIdentity
 from experiments.study_origin import StudyOrigin, origin_file
 from experiments.study_page import study_page

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.compared import Compared
 from experiments.comparison import arms, shared_seeds
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from experiments.study_page.verdict import Verdict, judge
 from seg.comparison import compare_arms
 from seg.config import TrainConfig

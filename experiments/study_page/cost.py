@@ -5,7 +5,7 @@ from collections import Counter
 from experiments.comparison import front, varied
 from experiments.plots import trade_off
 from experiments.progress import duration, short
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import drawing, note, section, sortable, words
 from seg.page import Html

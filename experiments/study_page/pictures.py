@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.comparison import arms
 from experiments.split_predictions import SplitPredictions
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import note, section, words
 from experiments.study_result import final_folder

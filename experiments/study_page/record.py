@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from experiments.compared import SPLIT, Compared, compare
 from experiments.comparison import speaking
 from experiments.split_predictions import SplitPredictions, predictions_file
-from experiments.storage import StoredStudy, TrialRow
+from experiments.stored_study import StoredStudy, TrialRow
 from experiments.study_origin import StudyOrigin, origin_file
 from experiments.study_page.verdict import Verdict, judge
 from experiments.study_result import StudyResult, final_folder

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from experiments.compared import Compared
 from experiments.comparison import arms
-from experiments.storage import TrialRow
+from experiments.stored_study import TrialRow
 from seg.comparison import Difference
 
 
