@@ -34,6 +34,9 @@ def mlflow_store(postgresql: PostgreSQL) -> str:
     return url
 
 
+STAYS = "nothing left to start, while other drivers run 1 trial(s): this one waits"
+
+
 class Shared:
     """A study on PostgreSQL and the programs that drive it."""
 
@@ -210,31 +213,29 @@ def test_the_database_is_restarted_while_trials_run(shared: Shared, postgresql: 
 def test_another_time_zone_is_no_reason_to_take_a_driver_for_dead(
     shared: Shared, postgresql: PostgreSQL, how: str
 ) -> None:
-    shared.setting.plan({0: "slow", 1: "slow"})
+    shared.setting.plan({0: "hang"})  # for a minute, in which the second driver looks at the first
     database = shared.setting.storage.rpartition("/")[2]
     if how == "account":
         postgresql.execute(f"ALTER DATABASE {database} SET timezone = 'Asia/Tokyo'")
-    first = shared.start(trials=2, **({"PGTZ": "Asia/Tokyo", "TZ": "Asia/Tokyo"} if how == "process" else {}))
-    shared.wait_until_trained(0)
-    second = shared.start(trials=2)
+    first = shared.start(trials=1, **({"PGTZ": "Asia/Tokyo", "TZ": "Asia/Tokyo"} if how == "process" else {}))
+    second = shared.start(trials=1)
+    shared.wait_until(lambda: STAYS in shared.told(first) + shared.told(second), "looked")
     shared.end(first, second)
     assert set(drivers_of(postgresql, shared.setting.storage).values()) == {"finished", "left"}
     assert "left behind" not in shared.told(first) + shared.told(second)
-    assert shared.setting.optuna_states() == ["COMPLETE"] * 2
+    assert shared.setting.optuna_states() == ["COMPLETE"]
 
 
 def test_a_driver_with_nothing_to_start_stays_until_the_others_are_done(shared: Shared) -> None:
-    shared.setting.plan({0: "slow"})
-    first = shared.start(trials=1)
-    shared.wait_until_trained(0)
-    second = shared.start(trials=1)
-    stays = "nothing left to start, while other drivers run 1 trial(s): this one waits"
-    shared.wait_until(lambda: stays in shared.told(second) or second.poll() is not None, "waited")
+    shared.setting.plan({0: "hang"})
+    one, another = shared.start(trials=1), shared.start(trials=1)
+    shared.wait_until(lambda: STAYS in shared.told(one) + shared.told(another), "waited")
+    first, second = (another, one) if STAYS in shared.told(one) else (one, another)
+    shared.setting.plan({})
     first.send_signal(signal.SIGINT)
     assert first.wait(30) == 130
     shared.end(second)
     assert "other drivers go on with study 'losses'" in shared.told(first)
-    assert stays in shared.told(second)
     assert shared.setting.optuna_states() == ["COMPLETE"]
     assert [call["run_id"] for call in shared.setting.tracker.calls("start_study")] == ["run-losses"]
     assert "run-losses" not in [call["run_id"] for call in shared.setting.tracker.calls("end")]
