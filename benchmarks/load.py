@@ -238,10 +238,10 @@ def measure(
     with open_backends(database, workspace) as backends:
         every = _SAMPLE if sampled else max(1, trials // _POINTS)
         meter = Meter(every, slots, backends.sizes, keep)
-        tracker = Tracker(backends.tracking, "load")
 
         def run_until(total: int) -> None:
-            with IdleExecutor(slots, meter) as executor:
+            tracker = Tracker(backends.tracking, "load", workspace, "load")
+            with tracker, IdleExecutor(slots, meter) as executor:
                 run_study(
                     study="load",
                     space=space,

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from experiments.operations import Operation, merged
 from experiments.outbox import Outbox
+from experiments.passwords import hide
 from seg.errors import UserError
 
 Answer = TypeVar("Answer")
@@ -156,7 +157,7 @@ class Delivery:
                 self._deliver(run)
             except Exception as error:  # whatever MLflow, its server or the network came up with
                 self._outbox.tell_again(run)
-                reason = str(error).partition("\n")[0] or type(error).__name__
+                reason = hide(str(error).partition("\n")[0]) or type(error).__name__
                 if not self._answers():
                     self._reason = reason
                     return False

@@ -14,6 +14,7 @@ from experiments.delivery import Delivery, NotDelivered, Unanswered
 from experiments.operations import Operation, merged
 from experiments.outbox import JOURNAL, Outbox
 from experiments.outboxes import Outboxes
+from experiments.passwords import hide
 from experiments.recorder import Recorder
 from seg.errors import UserError
 
@@ -189,7 +190,7 @@ def deliver_now(outbox: Outbox, recorder: Recorder, answering: Callable[[], bool
                 _apply(recorder, operation)
                 outbox.acknowledge(run, numbers, recorder.ids.get(run))
         except Exception as error:  # whatever MLflow, its server or the network came up with
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            reason = hide(str(error).partition("\n")[0]) or type(error).__name__
             if not answering():
                 break
     return reason
