@@ -41,7 +41,7 @@ from experiments.search import SearchSpace
 from experiments.tracking import Tracker
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
-from seg.training.result import EpochReport, TrainResult
+from seg.training.result import EpochReport, ModelCost, TrainResult
 from tests.mlflow_server import mlflow_server
 from tests.postgresql_server import postgresql_server
 
@@ -169,7 +169,8 @@ class IdleExecutor(Executor):
                 model="model.keras",
                 history=history,
             )
-            self._events.append(JobEnded(job=job, state="finished", result=asdict(result)))
+            cost = ModelCost(parameters=1, multiply_adds=1, latency_ms=1.0, images_per_second=1.0)
+            self._events.append(JobEnded(job=job, state="finished", result=asdict(result) | {"cost": asdict(cost)}))
 
     def cancel(self, job: Job) -> None:
         self._events.append(JobEnded(job=job, state="cancelled"))
