@@ -71,7 +71,7 @@ class TrainConfig:
     epochs: int = _option(20, "passes over the training images, at most")
     patience: int = _option(10, "epochs without a better val_dice after which training stops; 0: never")
     precision: str = _option(
-        "float32", "number format of the layers' arithmetic; auto: the fastest here that keeps the scores", PRECISIONS
+        "float32", "number format of the layers' arithmetic; auto: the one known to be fastest here", PRECISIONS
     )
     devices: str = _option("auto", "auto: all GPUs, else the CPU; cpu:N: N logical CPU devices")
     seed: int = _option(0, "seed of the weights, the order of the images and the augmentation")
