@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve --image FILE [--model models:/seg-unet@champion] [--requests 40] [--rounds 5]
 
-Three ways, in turn in every round, so that all see the same machine: `Keras` is one call of the network on a picture
+Three ways, in turn in every round, so that all see the same machine: `network` is one call of the network on a picture
 that is decoded and resized already; `pyfunc` is the registered model in this process, from JPEG to PNG; `HTTP` is
 `POST /mask` of a server process of its own on the same machine. Latencies are of single requests.
 """
