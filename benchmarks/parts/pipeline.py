@@ -127,7 +127,7 @@ def torch(settings: dict[str, Any]) -> Callable[[], float]:
 
     class Records(Dataset):
         def __init__(self) -> None:
-            self.records = np.load(folder / "train.npy")
+            self.records = np.load(folder / "train.npy", allow_pickle=False)
 
         def __len__(self) -> int:
             return len(self.records)
