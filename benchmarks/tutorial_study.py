@@ -35,7 +35,7 @@ class LogEpochs(keras.callbacks.Callback):
 def main(dataset: str, trials: int, epochs: int, store: str) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     mlflow.set_experiment("tutorial")
-    records = {split: np.load(f"{dataset}/{split}.npy") for split in ("train", "val")}
+    records = {split: np.load(f"{dataset}/{split}.npy", allow_pickle=False) for split in ("train", "val")}
     images = {split: part[..., :3].astype(np.float32) for split, part in records.items()}
     masks = {split: (part[..., 3:] == 1).astype(np.float32) for split, part in records.items()}
     chosen = arms(trials)

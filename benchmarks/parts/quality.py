@@ -101,7 +101,9 @@ def torch(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
 
     from benchmarks.peers import torch_unet
 
-    records = {split: np.load(Path(settings["dataset"]) / f"{split}.npy") for split in ("train", "val")}
+    records = {
+        split: np.load(Path(settings["dataset"]) / f"{split}.npy", allow_pickle=False) for split in ("train", "val")
+    }
     parts = {split: torch.from_numpy(part).permute(0, 3, 1, 2) for split, part in records.items()}
 
     def batch(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
