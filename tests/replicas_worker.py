@@ -26,6 +26,7 @@ from seg.training.optimizer import make_optimizer
 from seg.training.replicas import CONFIG as PROOF
 from seg.training.replicas import step, write_probe
 from seg.training.validation import Validation
+from tests.test_replicas import SEVERAL
 
 CONFIG = replace(PROOF, epochs=2)
 BATCH_ON_4 = 12  # what 10 becomes on four replicas
@@ -65,7 +66,7 @@ def main(devices: str, dataset: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         several = write_probe(Path(folder) / "several", 4, classes=2)
         results["several"] = {}
-        for name in LOSSES:
+        for name in SEVERAL:
             model, found = step(CONFIG, get_loss(name), BATCH_ON_4, several, strategy)
             score = Validation(model, validation_loss(name), several, "val", BATCH_ON_4, strategy)()
             results["several"][name] = found | {"val_loss": score.loss, "val_dice": score.dice}

@@ -87,13 +87,10 @@ def test_several_classes_have_logits_beside_that_of_background(config: TrainConf
     assert model.output_shape == (None, size, size, 3 * outputs)
     assert final_model(model).output_shape == (None, size, size, 3)
     # Each output's last convolution has three filters instead of one, and nothing else changes.
-    extra = {
-        layer.name: layer.count_params() - one.get_layer(layer.name).count_params()
-        for layer in model.layers
-        if layer.count_params() != one.get_layer(layer.name).count_params()
-    }
-    assert len(extra) == outputs
-    assert all(2 * one.get_layer(name).count_params() == more for name, more in extra.items())
+    pairs = zip(model.layers, one.layers, strict=True)
+    changed = [(ours, single) for ours, single in pairs if ours.count_params() != single.count_params()]
+    assert len(changed) == outputs
+    assert all(ours.count_params() == 3 * single.count_params() for ours, single in changed)
 
 
 @pytest.mark.slow
