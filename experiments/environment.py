@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.code_version import git_commit, loaded_code, uncommitted_changes
+from seg.config import PRECISIONS
 from seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Environment:
         git_commit: of the code, with `-dirty` when files differ from it; empty outside a repository.
         uncommitted: hash of what differs from the commit; empty where nothing does.
         code: hashes of this project's files that the training process had loaded, by path.
+        precision: number format of the layers' arithmetic, which `precision=auto` leaves to the machine; empty where an
+            older version did not record it.
     """
 
     python: str
@@ -87,10 +90,11 @@ class Environment:
     git_commit: str
     uncommitted: str
     code: Mapping[str, str]
+    precision: str = ""
 
     @classmethod
-    def here(cls, strategy: "tf.distribute.Strategy") -> "Environment":
-        """Of this process, in which TensorFlow runs, with the devices of `strategy`."""
+    def here(cls, strategy: "tf.distribute.Strategy", precision: str) -> "Environment":
+        """Of this process, in which TensorFlow runs, with the devices of `strategy`, and the format that it used."""
         from seg.training.devices import device_names, thread_counts
 
         cpu, instructions = _processor()
@@ -107,6 +111,7 @@ class Environment:
             git_commit=git_commit() or "",
             uncommitted=uncommitted_changes(),
             code=loaded_code(),
+            precision=precision,
         )
 
     def as_json(self) -> str:
@@ -127,7 +132,7 @@ class Environment:
             raise _damaged("no object")
         found: dict[str, Any] = {}
         for field in fields(cls):
-            value = content.get(field.name)
+            value = content.get(field.name, "" if field.name == "precision" else None)
             if not _READABLE[field.name](value):
                 raise _damaged(f"{field.name} {str(value)[:60]!r}")
             found[field.name] = tuple(value) if isinstance(value, list) else value
@@ -184,6 +189,10 @@ def _is_counts(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_count(item) for item in value.values())
 
 
+def _is_precision(value: Any) -> bool:
+    return value in ("", *PRECISIONS)
+
+
 def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
@@ -201,4 +210,5 @@ _READABLE = {
     "git_commit": _is_text,
     "uncommitted": _is_text,
     "code": _is_texts,
+    "precision": _is_precision,
 }

@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class RecordedRun:
 
     Attributes:
         record: of the run that trained: of a study, its best trial's.
-        config: its configuration.
+        config: its configuration; in place of `precision=auto` the number format that it meant, where that is known.
         assumed: fields of the configuration that the run does not have, and that got their defaults.
         unknown: parameters of the run that this version of the project does not know, with their values.
         dataset_key: of its dataset.
@@ -78,14 +78,18 @@ def find_run(run_id: str, tracker: Tracker, folder: Path) -> RecordedRun:
         text = tracker.download(record.run_id, ENVIRONMENT, folder).read_text(encoding="utf-8", errors="replace")
     except UserError:
         text = None
+    environment = None if text is None else Environment.read(text)
+    config = read_config(record.params)
+    if config.precision == "auto" and environment is not None and environment.precision:
+        config = replace(config, precision=environment.precision)
     return RecordedRun(
         record=record,
-        config=read_config(record.params),
+        config=config,
         assumed=tuple(name for name in FIELDS if name not in record.params),
         unknown={name: value for name, value in record.params.items() if name not in OPTIONS},
         dataset_key=_key(record.tags),
         result=result,
-        environment=None if text is None else Environment.read(text),
+        environment=environment,
         model=tracker.download(record.run_id, MODEL, folder),
     )
 

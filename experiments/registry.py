@@ -232,6 +232,9 @@ class Registry:
             exif: whether they were turned as EXIF data asks, as `Predictor` has it.
             tta, largest_component: that the threshold and the scores are of; become the parameters' defaults.
             classes: that the model finds.
+
+        Raises:
+            UserError: if the run's version has another `tta` or `largest_component`: what it holds cannot be changed.
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
@@ -245,6 +248,13 @@ class Registry:
         }
         found = self.of_run(name, run_id)
         if found:
+            before = self.tags(found)
+            for option, kept in (("tta", "none"), ("largest_component", "no")):  # older versions have no such tags
+                if before.get(option, kept) != tags[option]:
+                    raise UserError(
+                        f"{option} must stay {before.get(option, kept)}, with which version {found.version} of {name} "
+                        f"was registered from this run, got {tags[option]}; use another model_name."
+                    )
             self.note(found, tags)
             number = found.version
         else:

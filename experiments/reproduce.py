@@ -79,6 +79,10 @@ def compare_configurations(recorded: RecordedRun) -> list[Difference]:
     assumed = [
         Difference(kind="configuration", name=name, then=NOT_RECORDED, now=str(used[name])) for name in recorded.assumed
     ]
+    if used["precision"] == "auto":
+        assumed.append(
+            Difference(kind="configuration", name="precision", then=NOT_RECORDED, now="auto, chosen on this machine")
+        )
     unknown = [
         Difference(kind="configuration", name=name, then=value, now="not known to this version")
         for name, value in recorded.unknown.items()

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 
 from experiments.objectives import OBJECTIVES, objective_of
-from experiments.search import SearchSpace
+from experiments.search import DESIGNS, SearchSpace
 from seg.config import TrainConfig
 from seg.errors import UserError
 
@@ -63,8 +63,17 @@ def check_identity(study: optuna.Study, identity: StudyIdentity) -> None:
             "use another study name."
         )
     # A study from before a field was there was trained with the field's default.
-    before = TrainConfig().as_dict() | stored["space"] | {"split": stored["split"], "sampler": stored["sampler"]}
-    now = identity.space.as_dict() | {"split": identity.split, "sampler": identity.space.sampler}
+    before = (
+        TrainConfig().as_dict()
+        | {"design": DESIGNS[0]}
+        | stored["space"]
+        | {"split": stored["split"], "sampler": stored["sampler"]}
+    )
+    now = (
+        {"design": identity.space.design}
+        | identity.space.as_dict()
+        | {"split": identity.split, "sampler": identity.space.sampler}
+    )
     before["objective"], now["objective"] = objective_of(len(study.directions)), identity.space.objective
     for name in now:
         if before.get(name) != now[name]:

@@ -78,6 +78,7 @@ def train(
     names them.
     """
     from experiments.figures import learning_curves
+    from seg.models.precision import with_chosen_precision
     from seg.training.devices import make_strategy
     from seg.training.fit import fit
     from seg.training.speed import measure_cost
@@ -99,7 +100,8 @@ def train(
     learning_curves(result.history).savefig(folder / "learning_curves.png")
     threshold = 0.5 if len(manifest.classes) == 1 else None
     _write_predictions(folder, model, manifest, "val", threshold, result.batch_size, strategy)
-    _write(folder / ENVIRONMENT, Environment.here(strategy).as_json())
+    used = with_chosen_precision(settings).precision
+    _write(folder / ENVIRONMENT, Environment.here(strategy, used).as_json())
     cost = measure_cost(model, manifest.records("val")[0, ..., :3], result)
     content = asdict(result) | {"cost": asdict(cost)}
     _write(folder / RESULT, json.dumps(content, indent=1) + "\n")

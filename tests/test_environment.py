@@ -31,6 +31,7 @@ MADE = Environment(
     git_commit="0123",
     uncommitted="",
     code={"seg/losses.py": "abc"},
+    precision="float32",
 )
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -76,6 +77,12 @@ def test_changes_that_are_not_committed(tmp_path, monkeypatch):
 
 def test_written_and_read():
     assert Environment.read(MADE.as_json()) == MADE
+
+
+def test_an_older_record_does_not_say_the_number_format():
+    content = json.loads(MADE.as_json())
+    del content["precision"]
+    assert Environment.read(json.dumps(content)) == replace(MADE, precision="")
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", "[" * 100_000])

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.environment import Environment
 from experiments.options import FIELDS
 from experiments.recorded_run import (
     RecordedRun,
@@ -103,13 +104,20 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     return Tracker(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db", None)
 
 
-def end_trial(tracker: Tracker, run_id: str, folder: Path, state: str = "finished", dice: float = 0.6) -> None:
+def end_trial(
+    tracker: Tracker,
+    run_id: str,
+    folder: Path,
+    state: str = "finished",
+    dice: float = 0.6,
+    environment: Environment = MADE,
+) -> None:
     """Leaves what a training leaves that ended with this score."""
     folder.mkdir()
     made = result(0.1, dice)
     tracker.log_metrics(run_id, {"best_val_dice": made.val_dice})
     tracker.log_text(run_id, json.dumps(asdict(made)), "result.json")
-    tracker.log_text(run_id, MADE.as_json(), "environment.json")
+    tracker.log_text(run_id, environment.as_json(), "environment.json")
     write_model(folder / "model.keras", [])
     tracker.log_folder(run_id, folder)
     tracker.end(run_id, state)  # type: ignore[arg-type]
@@ -167,6 +175,22 @@ class TestFindRun:
             ("cache", "not recorded", "memory"),
             ("momentum", "0.9", "not known to this version"),
         ]
+
+    @pytest.mark.parametrize(
+        ("recorded", "trained", "told"),
+        [
+            ("mixed_bfloat16", "mixed_bfloat16", []),
+            ("", "auto", [("precision", "not recorded", "auto, chosen on this machine")]),
+        ],
+    )
+    def test_what_auto_meant_there(
+        self, tracker: Tracker, tiny: Manifest, tmp_path: Path, recorded: str, trained: str, told: list[object]
+    ) -> None:
+        run_id = tracker.start_run("train", replace(CONFIG, precision="auto").as_dict(), tiny)
+        end_trial(tracker, run_id, tmp_path / "run", environment=replace(MADE, precision=recorded))
+        found = find_run(run_id, tracker, tmp_path / "found")
+        assert found.config == replace(CONFIG, precision=trained)
+        assert [(d.name, d.then, d.now) for d in compare_configurations(found)] == told
 
     @pytest.mark.parametrize("key", ["../../etc", "", "a/b", "ключ", "."])
     def test_a_key_that_is_no_name_of_a_dataset(
@@ -245,7 +269,9 @@ class TestDataset:
 
     @given(
         changes=st.fixed_dictionaries({}, optional=dict.fromkeys(("settings", "split", "train"), ANY_JSON)),
-        settings=st.fixed_dictionaries({}, optional=dict.fromkeys(("crowds", "split_seed", "other"), ANY_JSON)),
+        settings=st.fixed_dictionaries(
+            {}, optional=dict.fromkeys(("crowds", "classes", "split_seed", "other"), ANY_JSON)
+        ),
     )
     def test_any_profile_is_used_or_refused_in_one_line(
         self, tiny: Manifest, changes: dict[str, Any], settings: dict[str, Any]
@@ -257,7 +283,8 @@ class TestDataset:
             found, divided = read_conversion(profile)
         except UserError:
             return
-        assert found == {name: profile["settings"][name] for name in known} | {"on_bad": "skip"}
+        added = {"on_bad": "skip", "classes": profile["settings"].get("classes", "binary")}
+        assert found == {name: profile["settings"][name] for name in known} | added
         assert all(isinstance(value, str) for value in found.values())
         assert isinstance(divided.seed, int)
         assert divided.split == profile["split"]

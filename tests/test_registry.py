@@ -260,6 +260,18 @@ def test_a_run_has_one_version(uri, register, client):
     assert Registry(uri).of_run("once", "another run") is None
 
 
+def test_a_version_keeps_what_it_was_scored_with(uri, register):
+    first = register("kept", 0.8, tta="flips")
+    for changes, told in (
+        ({"tta": "square"}, "tta must stay flips, with which version 1 of kept was registered .* got square"),
+        ({"tta": "flips", "largest_component": "yes"}, "largest_component must stay no, .* use another model_name"),
+    ):
+        with pytest.raises(UserError, match=told):
+            register("kept", 0.9, run_id=first.run_id, **changes)
+    assert Registry(uri).of_run("kept", first.run_id).dice == 0.8
+    assert register("other", 0.9, run_id=first.run_id, tta="square").version == "1"
+
+
 def test_the_newest_version(uri, register):
     for _ in range(11):  # by number, not by text
         register("many", 0.8)

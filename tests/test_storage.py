@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 import sqlalchemy
 
+from experiments.search import DESIGNS
 from experiments.storage import open_study, read_study
 from experiments.storage_connection import open_storage
 from experiments.study_identity import StudyIdentity
@@ -102,6 +104,18 @@ def test_other_settings(tmp_path, change, message):
     with open_study(url_in(tmp_path), make_identity()):
         pass
     with pytest.raises(UserError, match=message), open_study(url_in(tmp_path), make_identity(**change)):
+        pass
+
+
+@pytest.mark.parametrize("designs", [DESIGNS, DESIGNS[::-1]])
+def test_another_design(tmp_path, designs):
+    first, then = (replace(make_space(), design=design) for design in designs)
+    with open_study(url_in(tmp_path), make_identity(space=first)):
+        pass
+    with (
+        pytest.raises(UserError, match=f"was started with design={first.design}, got {then.design}"),
+        open_study(url_in(tmp_path), make_identity(space=then)),
+    ):
         pass
 
 

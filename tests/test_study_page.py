@@ -404,6 +404,31 @@ class TestWords:
         assert "its Dice is 0.800: +0.050 is the optimism gap" in text
         assert "used once for it, on 2026-01-02 at 03:04 UTC" in text
 
+    @pytest.mark.parametrize(("tta", "gap"), [("none", "+0.050"), ("square", None)])
+    def test_of_several_classes_it_is_that_of_training_if_decided_so(
+        self, record: StudyRecord, tmp_path: Path, tta: str, gap: str | None
+    ) -> None:
+        workspace = tmp_path / "classes"
+        shutil.copytree(record.workspace, workspace)
+        evaluation = EVALUATION | {"threshold": None, "threshold_curve": {}, "tta": tta, "largest_component": "no"}
+        evaluation["scores"] = {"dice": INTERVAL | {"mean": 0.7}}  # val_dice is 0.75
+        next(workspace.glob("studies/unet/final_*/evaluation.json")).write_text(json.dumps(evaluation))
+        found = gather(record.study, workspace)
+        assert (found.optimism_gap is not None and f"{found.optimism_gap:+.3f}") == (gap or False)
+        told = "by the highest class as well, its Dice is 0.750: +0.050 is the optimism gap"
+        assert (told in Read(study_page(found)).text) == (gap is not None)
+
+
+def test_a_command_that_is_not_known_is_made_of_the_settings(record: StudyRecord) -> None:
+    assert record.manifest is not None
+    manifest = replace(record.manifest, settings={"classes": "left,right", "crowds": "ignore"})
+    study = replace(record.study, settings=dict(record.study.settings) | {"design": "one_at_a_time"})
+    page = study_page(replace(record, origin=None, study=study, manifest=manifest))
+    command = next(line for line in Read(page).text.split("python -m experiments.") if line.startswith("compare "))
+    for part in ("--design=one_at_a_time", "--classes=left,right", "--loss=bce,dice"):
+        assert part in command
+    assert "--crowds" not in command
+
 
 def test_a_search_shows_what_made_the_difference(record: StudyRecord) -> None:
     rates = (0.001, 0.002, 0.004, 0.008)

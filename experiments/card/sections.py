@@ -277,7 +277,7 @@ def _speed(evaluation: Mapping[str, Any]) -> Section:
     return Section(
         title="Speed",
         source=f"{_EVALUATION} → speed",
-        paragraphs=("From the resized image to its probabilities; reading files and resizing are not in it.",),
+        paragraphs=("From the resized image to its logits; reading files and resizing are not in it.",),
         facts=facts,
     )
 

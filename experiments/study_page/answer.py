@@ -102,8 +102,9 @@ def _test(record: StudyRecord) -> Iterator[str]:
     if gap is not None:
         used = next((use.at for use in record.study.test_uses if use.trial == record.scored.number), None)
         when = f" The test split was used once for it, on {used[:10]} at {used[11:16]} UTC." if used else ""
+        alike = "by the highest class as well" if record.evaluation["threshold"] is None else "at the same threshold"
         yield (
-            f"On validation, at the same threshold, its Dice is {record.evaluation['validation_dice']:.3f}: {gap:+.3f} "
+            f"On validation, {alike}, its Dice is {record.evaluation['validation_dice']:.3f}: {gap:+.3f} "
             f"is the optimism gap, what being chosen there flatters it by and what the two splits differ by.{when}"
         )
     nearest = record.evaluation["baselines"].get("nearest_image")

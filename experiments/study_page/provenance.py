@@ -2,6 +2,7 @@
 
 import shlex
 
+from experiments.options import OPTIONS
 from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import note, section, words
 from seg.page import Html, element
@@ -51,14 +52,19 @@ def _command(line: str) -> Html:
 def _likely(record: StudyRecord) -> str:
     options = {"data": record.study.dataset_name, "study": record.study.study, "sampler": record.study.sampler}
     options |= {"objective": record.study.objective} if record.study.objective != "dice" else {}
+    converted = {} if record.manifest is None else record.manifest.settings
+    options |= {
+        name: _text(value) for name, value in converted.items() if name in OPTIONS and value != OPTIONS[name].default
+    }
     settings = dict(record.study.settings)
     others = [name for name, value in settings.items() if isinstance(value, list) and name not in _STUDIED]
-    if others:
+    compared = bool(others) or "design" in settings
+    if compared:
         del options["sampler"]
         arms = {name: _text(settings.pop(name)) for name in others if name != "learning_rate"}
         options["arms"] = ";".join(f"{name}={values}" for name, values in arms.items())
     options |= {"split": record.study.split} | {name: _text(value) for name, value in settings.items()}
-    verb = "compare" if others else "study"
+    verb = "compare" if compared else "study"
     return shlex.join(
         ["python", "-m", f"experiments.{verb}", *(f"--{name}={value}" for name, value in options.items())]
     )

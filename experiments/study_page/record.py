@@ -51,7 +51,7 @@ class StudyRecord:
         missing: why it cannot.
         scored: the trial that was scored on the test split: the selected one, else the winner, unless the study went
             on since; None if none.
-        evaluation: its scores (`experiments.tasks`), and `validation_dice`, at the same threshold; None as `scored`.
+        evaluation: its scores (`experiments.tasks`), and `validation_dice`, decided likewise; None as `scored`.
         images: the same per image, in the order of the records.
         audit: content of audit.json; None if the dataset was not audited.
         audit_folder: holds audit.json and audit.html.
@@ -88,7 +88,7 @@ class StudyRecord:
 
     @property
     def optimism_gap(self) -> float | None:
-        """Dice on validation minus that on test, of the scored trial at one threshold; None where either is missing."""
+        """Dice on validation minus that on test, of the scored trial, decided alike; None where either is missing."""
         if self.evaluation is None or self.evaluation.get("validation_dice") is None:
             return None
         return float(self.evaluation["validation_dice"] - self.evaluation["scores"]["dice"]["mean"])
@@ -146,7 +146,7 @@ def _scored(study: StoredStudy, result: StudyResult) -> tuple[TrialRow | None, M
     candidates = [_selected(study), result.best, *(numbered.get(use.trial) for use in reversed(study.test_uses))]
     for row in candidates:
         if row is not None and (folder := _folder(result, row)) is not None:
-            found = optional(lambda folder=folder: _evaluation(final_folder(folder) / "evaluation.json"))  # type: ignore[misc]
+            found = optional(lambda folder=folder, row=row: _evaluation(final_folder(folder) / "evaluation.json", row))  # type: ignore[misc]
             if found is not None:
                 return row, found
     return None, None
@@ -183,7 +183,7 @@ def _result(study: StoredStudy, workspace: Path) -> StudyResult:
     return StudyResult(study=study.study, run_id=study.run_id or "", workspace=workspace, rows=study.rows, ran=0)
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
+def _evaluation(path: Path, row: TrialRow) -> dict[str, Any]:
     """Checked here, so that the sections need not."""
     found = json.loads(path.read_text(encoding="utf-8"))
     scores = {
@@ -193,14 +193,17 @@ def _evaluation(path: Path) -> dict[str, Any]:
     return {
         "threshold": None if found["threshold"] is None else float(found["threshold"]),
         "examples": int(found["examples"]),
-        "validation_dice": optional(lambda: _validation_dice(found)),
+        "validation_dice": optional(lambda: _validation_dice(found, row)),
         "scores": scores | {"dice": scores["dice"]},
         "baselines": {name: float(score) for name, score in dict(found["baselines"]).items()},
     }
 
 
-def _validation_dice(evaluation: Mapping[str, Any]) -> float:
-    """Mean Dice on validation at the threshold that was tuned there."""
+def _validation_dice(evaluation: Mapping[str, Any], row: TrialRow) -> float | None:
+    """Mean Dice on validation, decided as on test: at the threshold that was tuned there, or by the highest class."""
+    if evaluation["threshold"] is None:
+        plain = (evaluation["tta"], evaluation["largest_component"]) == ("none", "no")
+        return row.val_dice if plain else None  # training validates without either
     curve = evaluation["threshold_curve"]
     at = dict(zip(curve["thresholds"], curve["val"], strict=True))
     return float(at[evaluation["threshold"]])

@@ -64,7 +64,7 @@ def fit(
         TrainingDiverged: if a loss is NaN or infinite; the model of the best epoch before stays.
     """
     _check(config, manifest)
-    config = with_chosen_precision(config)  # a checkpoint goes on with the format that it began with
+    config = with_chosen_precision(config)  # a checkpoint of another format is refused
     replicas = strategy.num_replicas_in_sync
     batch_size = effective_batch_size(config.batch_size, replicas)
     keras.utils.set_random_seed(config.seed)
