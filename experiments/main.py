@@ -68,17 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         open_executor(values, space, manifest) as executor,
     ):
         result = conduct(values, space, manifest, tracker, executor, launch.run_id, lease=command.lease)
-        if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
-            print(elsewhere)
-            return entry.done(tracker)
-        with tracker.ending(result.run_id):
-            note_origin("main", build_parser(), values, result.run_id, launch.tracking_uri)
-            publish_study(result, manifest, tracker)
-            tracker.log_folder(result.run_id, audited, "audit")
-            with tracker.answering():
-                finished = finish(result, space, manifest, tracker, executor, values)
-                publish_card(finished, result.run_id, manifest, audited, tracker, values)
-            publish_page(values.study, values.storage, Path(values.workspace), tracker)
+        if (elsewhere := command.ended_elsewhere(result.rows)) is None:
+            with tracker.ending(result.run_id):
+                note_origin("main", build_parser(), values, result.run_id, launch.tracking_uri)
+                publish_study(result, manifest, tracker)
+                tracker.log_folder(result.run_id, audited, "audit")
+                with tracker.answering():
+                    finished = finish(result, space, manifest, tracker, executor, values)
+                    publish_card(finished, result.run_id, manifest, audited, tracker, values)
+                publish_page(values.study, values.storage, Path(values.workspace), tracker)
+    if elsewhere is not None:
+        print(elsewhere)
+        return entry.done(tracker)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")
     return entry.done(tracker)
