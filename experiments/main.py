@@ -23,6 +23,7 @@ from experiments.study import LISTS, STUDY_OPTIONS, conduct, open_executor, sear
 from experiments.study_hold import hold_command
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
+from experiments.transport import answers
 from seg.decision import LARGEST_COMPONENT
 from seg.symmetries import TTA
 
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
     check_select(values.select, manifest)
-    check_contender(Registry(tracker.uri), values.model_name, manifest.classes)
+    if answers(tracker.uri):  # else `finish` asks
+        check_contender(Registry(tracker.uri), values.model_name, manifest.classes)
     audited = Path(values.workspace) / "audits" / manifest.key
     audit.report(values, manifest, audited, sys.stderr)
     with (
