@@ -104,17 +104,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             own = with_own_rates(space, result.rows, values.seeds)
             configs = [*configs, *(config for config in own if config not in tried)]
             result = conduct(values, space, manifest, tracker, executor, None, configs, command.lease)
-        if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
-            print(elsewhere)
-            return entry.done(tracker)
-        if space.learning_rates:
-            result = replace(result, rows=tuple(own_rates(result.rows, space.learning_rates, space.base.seed)))
-        with tracker.ending(result.run_id):
-            note_origin("compare", build_parser(), values, result.run_id, launch.tracking_uri)
-            publish_study(result, manifest, tracker)
-            score_on_test_once(result, manifest, tracker, executor, values.storage)
-            record = publish_page(values.study, values.storage, Path(values.workspace), tracker)
-            tracker.extend_note(result.run_id, f"### {record.verdict.headline}\n\n{' '.join(record.verdict.reasons)}")
+        if (elsewhere := command.ended_elsewhere(result.rows)) is None:
+            if space.learning_rates:
+                result = replace(result, rows=tuple(own_rates(result.rows, space.learning_rates, space.base.seed)))
+            with tracker.ending(result.run_id):
+                note_origin("compare", build_parser(), values, result.run_id, launch.tracking_uri)
+                publish_study(result, manifest, tracker)
+                score_on_test_once(result, manifest, tracker, executor, values.storage)
+                record = publish_page(values.study, values.storage, Path(values.workspace), tracker)
+                tracker.extend_note(
+                    result.run_id, f"### {record.verdict.headline}\n\n{' '.join(record.verdict.reasons)}"
+                )
+    if elsewhere is not None:
+        print(elsewhere)
+        return entry.done(tracker)
     page = write(record, Path(values.output))
     print(summary(record))
     print(f"page:   {page}, {page.with_name(COMPARISON)}")

@@ -118,8 +118,8 @@ def _start_study(
     with store.alone():
         known = store.parent_run()
         if known is not None and store.has_peers():
-            if adopt:
-                tracker.log_tags(adopt, {"mlflow.parentRunId": known, "continues": identity.study})
+            if adopt and adopt != known:
+                tracker.file_under(adopt, identity.study, known)
             return known
         started = tracker.start_study(identity.study, _parameters(identity.space), manifest, run_id=known, adopt=adopt)
         store.set_parent_run(started)

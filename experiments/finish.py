@@ -14,7 +14,7 @@ from experiments.final_test import score_on_test
 from experiments.image_scores import SPLIT, ImageScores, read_scores, scores_on
 from experiments.progress import describe
 from experiments.promotion import Decision, contend
-from experiments.registry import ModelInfo, Registry
+from experiments.registry import ModelInfo, Registry, check_contender
 from experiments.search import SearchSpace
 from experiments.selection import BEST, SMALLEST, Selection, highest, smallest_within
 from experiments.split_predictions import SplitPredictions, predictions_file
@@ -139,7 +139,9 @@ def _register(
     run_id: str, model: Path, evaluation: Mapping[str, Any], manifest: Manifest, tracker: Tracker, name: str
 ) -> ModelInfo:
     image = manifest.records(SPLIT)[0, ..., 2::-1]  # OpenCV writes BGR
-    return Registry(tracker.uri).register(
+    registry = Registry(tracker.uri)
+    check_contender(registry, name, manifest.classes)  # MLflow may have been away when the command began
+    return registry.register(
         run_id,
         model,
         name,

@@ -23,6 +23,7 @@ from experiments.study import LISTS, STUDY_OPTIONS, conduct, open_executor, sear
 from experiments.study_hold import hold_command
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
+from experiments.transport import answers
 from seg.decision import LARGEST_COMPONENT
 from seg.symmetries import TTA
 
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
     check_select(values.select, manifest)
-    check_contender(Registry(tracker.uri), values.model_name, manifest.classes)
+    if answers(tracker.uri):  # else `finish` asks
+        check_contender(Registry(tracker.uri), values.model_name, manifest.classes)
     audited = Path(values.workspace) / "audits" / manifest.key
     audit.report(values, manifest, audited, sys.stderr)
     with (
@@ -68,17 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         open_executor(values, space, manifest) as executor,
     ):
         result = conduct(values, space, manifest, tracker, executor, launch.run_id, lease=command.lease)
-        if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
-            print(elsewhere)
-            return entry.done(tracker)
-        with tracker.ending(result.run_id):
-            note_origin("main", build_parser(), values, result.run_id, launch.tracking_uri)
-            publish_study(result, manifest, tracker)
-            tracker.log_folder(result.run_id, audited, "audit")
-            with tracker.answering():
-                finished = finish(result, space, manifest, tracker, executor, values)
-                publish_card(finished, result.run_id, manifest, audited, tracker, values)
-            publish_page(values.study, values.storage, Path(values.workspace), tracker)
+        if (elsewhere := command.ended_elsewhere(result.rows)) is None:
+            with tracker.ending(result.run_id):
+                note_origin("main", build_parser(), values, result.run_id, launch.tracking_uri)
+                publish_study(result, manifest, tracker)
+                tracker.log_folder(result.run_id, audited, "audit")
+                with tracker.answering():
+                    finished = finish(result, space, manifest, tracker, executor, values)
+                    publish_card(finished, result.run_id, manifest, audited, tracker, values)
+                publish_page(values.study, values.storage, Path(values.workspace), tracker)
+    if elsewhere is not None:
+        print(elsewhere)
+        return entry.done(tracker)
     print(summary(finished, values.model_name))
     print(f"browse:     {tracker.where_to_browse(result.run_id)}")
     return entry.done(tracker)

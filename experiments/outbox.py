@@ -12,6 +12,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,21 @@ class Outbox:
             for number in done:
                 shutil.rmtree(self._files(number), ignore_errors=True)
 
+    def take_in(self, other: "Outbox") -> None:
+        """Appends what another outbox holds and empties that one; who dies in between has it told twice."""
+        with self._changing:
+            for run, run_id in other.ids.items():
+                self.acknowledge(run, (), run_id)
+            waiting = (operation for run in other.runs() for operation in other.of_run(run))
+            self.append(sorted(waiting, key=lambda each: each.number))
+        for run in other.runs():
+            other.acknowledge(run, [operation.number for operation in other.of_run(run)], None)
+
     def close(self) -> None:
         """Gives the outbox back."""
         with self._changing:
-            self._rewrite()
+            with suppress(OSError):  # no room to tidy up: the journal is whole
+                self._rewrite()
             os.close(self._lock)
 
     def _load(self) -> None:

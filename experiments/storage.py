@@ -117,7 +117,7 @@ class StudyStore:
 
     def leaves_last(self) -> bool:
         """To be called by a driver that leaves before the study's end: whether no other one stays."""
-        return self.lease is None or self.lease.leaves_last()
+        return self.lease is None or patiently(self.lease.leaves_last)
 
     @property
     def asked(self) -> int:

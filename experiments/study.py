@@ -116,14 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with hold_command(values.storage, values.study) as command, tracker:
         with open_executor(values, space, manifest) as executor:
             result = conduct(values, space, manifest, tracker, executor, launch.run_id, lease=command.lease)
-        if (elsewhere := command.ended_elsewhere(result.rows)) is not None:
-            print(elsewhere)
-            return entry.done(tracker)
-        with tracker.ending(result.run_id):
-            note_origin("study", build_parser(), values, result.run_id, launch.tracking_uri)
-            publish_study(result, manifest, tracker)
-            publish_page(values.study, values.storage, Path(values.workspace), tracker)
-            best = result.winner()
+        if (elsewhere := command.ended_elsewhere(result.rows)) is None:
+            with tracker.ending(result.run_id):
+                note_origin("study", build_parser(), values, result.run_id, launch.tracking_uri)
+                publish_study(result, manifest, tracker)
+                publish_page(values.study, values.storage, Path(values.workspace), tracker)
+                best = result.winner()
+    if elsewhere is not None:
+        print(elsewhere)
+        return entry.done(tracker)
     print(f"best: trial {best.number}, val_dice {best.val_dice:.3f}, run {best.run_id}")
     for row, cost in front(result.rows) if not is_single(space.objective) else ():
         print(f"front: trial {row.number}, val_dice {row.val_dice:.3f}, {cost.latency_ms:.1f} ms, run {row.run_id}")

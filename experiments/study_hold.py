@@ -9,6 +9,7 @@ import optuna
 import sqlalchemy
 
 from experiments.leases import LEASE_SECONDS, Lease, Role, locked
+from experiments.patience import patiently
 from experiments.selection import Selection
 from experiments.storage import StudyStore, read_study
 from experiments.storage_connection import open_storage, or_user_error, parse_url
@@ -38,7 +39,7 @@ class Command:
             None if this driver is to end the study; else a line that says which one does.
         """
         trials = sum(row.state in ("finished", "pruned") for row in rows)
-        other = None if self.lease is None else self.lease.ends_the_study(trials)
+        other = None if (lease := self.lease) is None else patiently(lambda: lease.ends_the_study(trials))
         return None if other is None else f"study '{self.study}' has its trials; its end is left to {other}: see MLflow"
 
 

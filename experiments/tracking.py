@@ -170,8 +170,12 @@ class Tracker(RunReading):
         tags = common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: study_note(study, parameters, manifest)}
         known = self._start(study, tags, parameters, manifest, run_id or adopt)
         if run_id and adopt and run_id != adopt:
-            self._tell(Operation(run=adopt, do="batch", what={"tags": {"continues": study}, "parent": run_id}))
+            self.file_under(adopt, study, run_id)
         return known
+
+    def file_under(self, adopted: str, study: str, parent: str) -> None:
+        """Files a run that `mlflow run` created under the study that it went on with."""
+        self._tell(Operation(run=adopted, do="batch", what={"tags": {"continues": study}, "parent": parent}))
 
     def start_run(self, name: str, parameters: Mapping[str, Any], manifest: Manifest, adopt: str | None = None) -> str:
         """Starts a run that is part of no study, or adopts the one that `mlflow run` created; returns its id.
@@ -186,16 +190,7 @@ class Tracker(RunReading):
 
     def start_trial(self, parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest) -> str:
         """Starts the child run of one trial, in its parent's experiment, and returns its id."""
-        return self._start_trial(parent, study, trial, config, manifest, again=False)
-
-    def _start_trial(
-        self, parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest, *, again: bool
-    ) -> str:
-        tags = common_tags(manifest) | {"study": study, "trial": str(trial)}
-        name = f"{trial:04d} {config.loss} f{config.filters}"
-        what = _creation(name, tags, config.as_dict(), manifest) | {"parent": parent}
-        creation = Operation(run=trial_key(parent, trial), do="create", what=what, again=again)
-        run_id = self._transport.create(creation, training=True)
+        run_id = self._transport.create(_trial(parent, study, trial, config, manifest), training=True)
         self.watch_system(run_id)
         return run_id
 
@@ -213,16 +208,17 @@ class Tracker(RunReading):
         Raises:
             UserError: if the run is gone.
         """
-        if run_id is None:
-            run_id = self._start_trial(parent, study, trial, config, manifest, again=True)
-        else:
-            self.watch_system(run_id)
-        known = run_id
+        self._transport.take_over()
+        creation = _trial(parent, study, trial, config, manifest, again=True)
+        known = run_id or self._transport.create(creation, training=True)
+        if known == creation.run:  # who started it may have died before MLflow was told
+            self._tell(creation)
+        self.watch_system(known)
         logged = self._transport.ask(known, lambda: self._last_epoch(known), 0, training=True)
         self._tell(
-            Operation(run=run_id, do="status", what={"status": "RUNNING"}), _batch(run_id, tags={"state": "running"})
+            Operation(run=known, do="status", what={"status": "RUNNING"}), _batch(known, tags={"state": "running"})
         )
-        return run_id, max(logged, self._transport.last_epoch(run_id))
+        return known, max(logged, self._transport.last_epoch(known))
 
     def _last_epoch(self, run: str) -> int:
         run_id = self._recorder.existing(run).info.run_id
@@ -386,6 +382,15 @@ def _finite(metrics: Mapping[str, float], step: int) -> list[list[Any]]:
 
 def _batch(run_id: str, **what: Any) -> Operation:
     return Operation(run=run_id, do="batch", what=what)
+
+
+def _trial(
+    parent: str, study: str, trial: int, config: TrainConfig, manifest: Manifest, *, again: bool = False
+) -> Operation:
+    """The creation of a trial's run."""
+    tags = common_tags(manifest) | {"study": study, "trial": str(trial)}
+    what = _creation(f"{trial:04d} {config.loss} f{config.filters}", tags, config.as_dict(), manifest)
+    return Operation(run=trial_key(parent, trial), do="create", what=what | {"parent": parent}, again=again)
 
 
 def _creation(name: str, tags: Mapping[str, str], parameters: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:

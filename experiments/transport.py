@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from mlflow.exceptions import MlflowException
 
-from experiments import tracking_uri
+from experiments import fence, tracking_uri
 from experiments.delivery import Delivery, NotDelivered, Unanswered
 from experiments.operations import Operation, merged
 from experiments.outbox import JOURNAL, Outbox
@@ -39,6 +39,9 @@ class Transport(Protocol):
 
     def last_epoch(self, run: str) -> int:
         """The last epoch of a run that this way knows of by itself; 0 if none."""
+
+    def take_over(self) -> None:
+        """Has what drivers of the same study left, which died, told before anything that is told from now on."""
 
     def delivered(self, run: str) -> str:
         """MLflow's id of a run, once it was told everything; raises NotDelivered if it does not answer."""
@@ -80,6 +83,9 @@ class Direct:
 
     def last_epoch(self, run: str) -> int:
         return 0
+
+    def take_over(self) -> None:
+        pass
 
     def delivered(self, run: str) -> str:
         return self._recorder.run_id(run)
@@ -130,6 +136,7 @@ class ThroughOutbox:
         self._delivery.start()
 
     def tell(self, *operations: Operation) -> None:
+        fence.check()  # what is kept on disk outlasts a process that was taken for dead
         self._delivery.append(operations)
 
     def create(self, creation: Operation, *, training: bool) -> str:
@@ -144,6 +151,14 @@ class ThroughOutbox:
 
     def last_epoch(self, run: str) -> int:
         return self._outbox.last_epoch(run)
+
+    def take_over(self) -> None:
+        study = self._outbox.folder.name.partition("+")[0]
+        for other in Outboxes.of(self._workspace, self._uri).waiting():
+            if other.folder.name.partition("+")[0] == study:
+                _warn_of_damage(other)
+                self._recorder.ids |= other.ids
+                self._outbox.take_in(other)
 
     def delivered(self, run: str) -> str:
         self._delivery.settle(_PATIENCE, _say, run)

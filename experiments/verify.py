@@ -5,7 +5,7 @@
 
 States, parameters, values and epochs of each trial; runs that nobody runs, or that are gone; checkpoints and trial
 folders; the records of the dataset. Exits with code 3 if a disagreement stays. While a driver holds the study, its
-running and waiting trials are left out, and nothing is repaired.
+running and waiting trials are left out, and nothing is repaired; nor while MLflow has not been told everything.
 """
 
 import argparse
@@ -70,14 +70,16 @@ def _verify(values: argparse.Namespace, tracker: Tracker, store: StudyStore | No
     """Compares, repairs where that is asked for, and says what stays."""
     where = (values.study, values.storage, Path(values.workspace), tracker)
     found = list(disagreements(*where, driven=store is None))
+    # What an outbox holds would be told after the repairs, and twice.
+    repairs = values.repair == "yes" and not any(compare_outbox(Path(values.workspace), tracker.uri))
     for each in found:
-        if store is not None and values.repair == "yes" and each.repair is not None:
+        if store is not None and repairs and each.repair is not None:
             each.repair(Repairs(store, tracker))
             print(f"repaired: {each.where} {each.found}")
         else:
             print(f"{each.where} {each.found} -> {each.remedy}{' (repair=yes does it)' if each.repair else ''}")
     left = found
-    if store is not None and values.repair == "yes":
+    if store is not None and repairs:
         left = list(disagreements(*where, driven=False))  # what was repaired is looked at again
     if left:
         print(f"study '{values.study}': {len(left)} disagreement(s)" + (" stay" if left is not found else ""))

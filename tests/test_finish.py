@@ -110,6 +110,37 @@ def test_a_model_is_registered_when_mlflow_answers_again(
     assert run.info.status == status
 
 
+@pytest.mark.parametrize("verb", ["main", "study"])
+def test_who_leaves_the_end_to_another_asks_what_is_left_when_it_was_told(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished: list[bool] = []
+
+    def finish(tracker: Tracker, *error: object) -> None:
+        finished.append(True)
+        tracker._transport.finish()
+
+    prepare(verb, tmp_path, monkeypatch)
+    monkeypatch.setattr("experiments.study_hold.Command.ended_elsewhere", lambda *arguments: "left to another")
+    monkeypatch.setattr("experiments.tracking.Tracker.__exit__", finish)
+    monkeypatch.setattr("experiments.entry.done", lambda tracker: len(finished))
+    assert importlib.import_module(f"experiments.{verb}").main([]) == 1
+    assert capsys.readouterr().out.endswith("left to another\n")
+
+
+def test_a_server_that_is_away_is_not_asked_for_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*arguments: Any) -> None:
+        raise MlflowException("API request to http://host failed")
+
+    prepare("main", tmp_path, monkeypatch)
+    monkeypatch.setattr("experiments.study_hold.Command.ended_elsewhere", lambda *arguments: "left to another")
+    monkeypatch.setattr("experiments.main.check_contender", break_down)
+    with pytest.raises(MlflowException):
+        main([])
+    monkeypatch.setattr("experiments.main.answers", lambda uri: False)
+    assert main([]) == 0
+
+
 def prepare(verb: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Has a verb find its study done, in a folder; returns the study's run."""
     uri = f"sqlite:///{folder / 'mlflow.db'}"

@@ -196,6 +196,40 @@ class TestOutbox:
         die(again)
         assert steps(Outbox(tmp_path), "a") == [1, 3]
 
+    def test_what_another_held_is_taken_in_under_the_same_names(self, tmp_path: Path) -> None:
+        key = new_key()
+        dead, living = Outbox(tmp_path / "dead"), Outbox(tmp_path / "living")
+        source = tmp_path / "source"
+        source.mkdir()
+        (source / "a.txt").write_text("a")
+        dead.append([creation(key), batch("b", 1), batch(key, 1)])
+        dead.acknowledge(key, [1], "id")
+        dead.append([batch("id", 2), Operation(run="b", do="files", what={"path": ""}, files=source)])
+        living.append([batch("c", 7)])
+        living.take_in(dead)
+        living.append([batch("id", 3)])
+        assert (len(dead), dead.folder / "files" / "5" in (dead.folder / "files").iterdir()) == (0, False)
+        assert (steps(living, key), steps(living, "c"), living.ids) == ([1, 2, 3], [7], {key: "id"})
+        _, operation = living.of_run("b")
+        assert operation.files is not None
+        assert (operation.files / "a.txt").read_text() == "a"
+        die(dead)
+        assert len(Outbox(tmp_path / "dead")) == 0
+        die(living)
+        assert steps(Outbox(tmp_path / "living"), "id") == [1, 2, 3]
+
+    def test_a_disk_without_room_to_tidy_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        outbox = Outbox(tmp_path)
+        outbox.append([batch("a", 1)])
+
+        def refuse(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+        monkeypatch.setattr("os.fsync", refuse)
+        outbox.close()
+        monkeypatch.undo()
+        assert steps(Outbox(tmp_path), "a") == [1]
+
     def test_when_everything_is_told_nothing_is_left(self, tmp_path: Path) -> None:
         outbox = Outbox(tmp_path)
         outbox.append([Operation(run="a", do="note", what={"markdown": "text"})])

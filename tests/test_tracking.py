@@ -11,6 +11,7 @@ import pytest
 
 from experiments import code_version
 from experiments.code_version import git_commit
+from experiments.operations import trial_key
 from experiments.registry import Registry
 from experiments.tracking import Tracker
 from seg.config import TrainConfig
@@ -197,6 +198,23 @@ def test_the_run_of_mlflow_run_is_filed_under_a_study_that_goes_on(tracker, stud
     outer = client.create_run("0").info.run_id
     assert tracker.start_study("widths", {}, manifest, run_id=study, adopt=outer) == study
     assert client.get_run(outer).data.tags["mlflow.parentRunId"] == study
+
+
+def test_it_is_filed_by_the_id_of_a_study_that_is_known_by_its_key(tracker, study, client):
+    outer = client.create_run("0").info.run_id
+    tracker.file_under(outer, "widths", client.get_run(study).data.tags["run_key"])
+    assert client.get_run(outer).data.tags["mlflow.parentRunId"] == study
+
+
+def test_a_trial_that_mlflow_was_never_told_of_goes_on(tracker, study, manifest, client):
+    key = trial_key(study, 5)  # all that a driver left which died while MLflow was away
+    config = TrainConfig(loss="dice", filters=16)
+    assert tracker.resume_trial(study, "widths", 5, config, manifest, key) == (key, 0)
+    tracker.log_epoch(key, report(3))
+    assert tracker.resume_trial(study, "widths", 5, config, manifest, key) == (key, 3)
+    tracker.end(key, "finished")
+    run = client.get_run(tracker.delivered(key))
+    assert (run.info.status, run.data.tags["trial"], run.data.params["filters"]) == ("FINISHED", "5", "16")
 
 
 def test_files_and_texts_become_artifacts(tracker, study, client, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from experiments import transport
+from experiments import fence, transport
 from experiments.delivery import NotDelivered
 from experiments.operations import Operation, new_key
 from experiments.outboxes import Outboxes
@@ -116,6 +116,41 @@ def test_what_another_study_left_is_delivered_at_the_start(uri: str, tmp_path: P
     ThroughOutbox(Recorder(uri), uri, tmp_path, "study_ways", online=True).finish()
     assert list(Outboxes.of(tmp_path, uri).waiting()) == []
     assert Recorder(uri).run_id(key)
+
+
+def test_what_a_driver_left_that_died_meanwhile_comes_first(
+    outbox_way: ThroughOutbox, uri: str, tmp_path: Path
+) -> None:
+    key = new_key()
+    outboxes = Outboxes.of(tmp_path, uri)
+    dead, other = outboxes.open("study_ways"), outboxes.open("study_other")
+    dead.append([creation(key), Operation(run=key, do="status", what={"status": "RUNNING"})])
+    other.append([Operation(run=ABSENT, do="batch", what={"tags": {"a": "b"}})])
+    dead.close()
+    other.close()
+    outbox_way.take_over()
+    outbox_way.tell(Operation(run=key, do="status", what={"status": "FINISHED", "end": 2000}))
+    run = mlflow.MlflowClient(uri).get_run(outbox_way.delivered(key))
+    assert run.info.status == "FINISHED"
+    assert [left.folder.name for left in outboxes.waiting()] == ["study_other"]  # another study's business
+
+
+def test_a_process_that_was_taken_for_dead_keeps_nothing(outbox_way: ThroughOutbox, tmp_path: Path) -> None:
+    class Ended(Exception):
+        """In place of the end of the process."""
+
+    class Buried:
+        def check(self) -> None:
+            raise Ended
+
+    lease = Buried()
+    fence.put_up(lease)
+    try:
+        with pytest.raises(Ended):
+            outbox_way.tell(Operation(run=ABSENT, do="batch", what={"tags": {"a": "b"}}))
+    finally:
+        fence.take_down(lease)
+    assert outbox_way.undelivered() == ""
 
 
 def test_damaged_lines_are_told_of(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

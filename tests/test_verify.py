@@ -296,6 +296,16 @@ def test_what_mlflow_was_not_told_yet(study: Study, capsys: pytest.CaptureFixtur
     )
 
 
+def test_nothing_is_repaired_that_mlflow_may_yet_be_told(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    outbox = Outboxes.of(study.folder, study.uri).open("study_losses")
+    outbox.append([Operation(run=study.run_ids[0], do="status", what={"status": "FINISHED", "end": 1})])
+    outbox.close()
+    open_run(study)
+    assert study.verify("yes") == 3
+    assert "repaired" not in capsys.readouterr().out
+    assert study.client.get_run(study.run_ids[0]).info.status == "RUNNING"
+
+
 def test_a_run_that_optuna_knows_by_its_key(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     key = study.client.get_run(study.run_ids[0]).data.tags["run_key"]
     there = study.trial(0)
