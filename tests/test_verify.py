@@ -302,7 +302,7 @@ def test_nothing_is_repaired_that_mlflow_may_yet_be_told(study: Study, capsys: p
     outbox.close()
     open_run(study)
     assert study.verify("yes") == 3
-    assert "repaired" not in capsys.readouterr().out
+    assert "repaired:" not in capsys.readouterr().out
     assert study.client.get_run(study.run_ids[0]).info.status == "RUNNING"
 
 
