@@ -177,7 +177,10 @@ class TestCommand:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-        assert main(["--mode=tiny", "--rounds=1", f"--parts={','.join(BRIEF)}", f"--workspace={tmp_path / 'workspace'}"]) == 0
+        assert (
+            main(["--mode=tiny", "--rounds=1", f"--parts={','.join(BRIEF)}", f"--workspace={tmp_path / 'workspace'}"])
+            == 0
+        )
         content = json.loads((tmp_path / "benchmark" / "results.json").read_text(encoding="utf-8"))
         assert {found["part"] for found in content["cases"]} == set(BRIEF)
         for found in content["cases"]:
