@@ -29,7 +29,7 @@ from tests.tiny import write_tiny
 ROOT = Path(__file__).parent.parent
 KEYS = (
     "format study run_id dataset verdict missing compared_on score chance power seeds images groups empty arms "
-    "differences winner test"
+    "differences winner selection test"
 )
 ARM_KEYS = "name values trials run_ids dice dice_over_seeds dice_by_seed by_size false_positive_rate"
 PAIR_KEYS = (

@@ -18,9 +18,9 @@ import sqlalchemy
 
 from experiments import entry
 from experiments.batch_prediction import JOURNAL, PredictionSettings
-from experiments.driver import ABANDONED
 from experiments.full_disk import no_room
 from experiments.predict import predict_folder
+from experiments.storage import ABANDONED
 from experiments.study_result import StudyResult
 from experiments.tracking import Tracker
 from seg.data.convert import convert
