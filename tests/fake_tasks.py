@@ -103,6 +103,9 @@ def _train(
             break
         if behaviour in ("slow", "timed"):
             time.sleep(0.3)
+        if behaviour.startswith("waits_for:") and epoch == 4:
+            while not Path(behaviour.removeprefix("waits_for:")).exists():
+                time.sleep(0.05)
         if behaviour == f"sigkill_in_{epoch}" and not (folder / "killed").exists():
             (folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -228,14 +228,16 @@ class TestTheQueue:
 
 RETURNED = """
 import os, signal, sys
+from pathlib import Path
 from experiments import leases
 import sqlalchemy
 from experiments.tracking import Tracker
+from tests.tiny import write_tiny
 leases._RENEWALS = 0.001  # no thread that would notice first
-storage, tracking = sys.argv[1:]
+storage, tracking, folder = sys.argv[1:]
 tracker = Tracker(tracking, "fenced")
 with leases.Lease(sqlalchemy.make_url(storage), "losses", seconds=2) as lease:
-    run = tracker._create_run(tracker._find_or_create_experiment(), "run", {})
+    run = tracker.delivered(tracker.start_study("losses", {}, write_tiny(Path(folder))))
     tracker.log_tags(run, {"before": "yes"})
     print(run, flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -252,7 +254,10 @@ def test_one_that_was_taken_for_dead_writes_nothing_to_mlflow(
     with ExitStack() as held:
         tracking = held.enter_context(mlflow_server(tmp_path)) if kind == "server" else postgresql.create_database()
         program = subprocess.Popen(
-            [sys.executable, "-c", RETURNED, url, tracking], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", RETURNED, url, tracking, str(tmp_path / "tiny")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert program.stdout is not None
         run = program.stdout.readline().strip()

@@ -58,8 +58,8 @@ def cluster(started: TwoNodes) -> TwoNodes:
     return started
 
 
-def connect(cluster: TwoNodes, **options) -> RayExecutor:
-    return RayExecutor(cluster.address, **{"share": ONE_CPU, "packages": CODE, "tasks": "tests.fake_tasks"} | options)
+def connect(cluster: TwoNodes, of: type[RayExecutor] = RayExecutor, **options) -> RayExecutor:
+    return of(cluster.address, **{"share": ONE_CPU, "packages": CODE, "tasks": "tests.fake_tasks"} | options)
 
 
 class TestRayExecutor(ExecutorContract):
@@ -182,10 +182,16 @@ def test_a_dataset_is_shipped_once(cluster, tmp_path):
 
 @pytest.mark.parametrize("ship", [True, False], ids=["shipped", "shared"])
 def test_a_node_that_dies_costs_an_attempt(cluster, tmp_path, ship, capfd):
-    setting = Setting(tmp_path)
-    setting.plan(dict.fromkeys(range(10), "slow"))
+    setting, gate = Setting(tmp_path), tmp_path / "gate"
     tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
     tracker = Tracker(tracking, "ray")
+
+    class Held(RayExecutor):
+        """Whose trials are in their fourth epoch until the node is dead, however fast or slow the machine is."""
+
+        def submit(self, job: Job) -> None:
+            job.arguments["behaviour"] = f"waits_for:{gate}"
+            super().submit(job)
 
     def trained() -> list[int]:
         return [len(path.read_text().split()) for path in tmp_path.glob("studies/*/trial_*/epochs.txt")]
@@ -195,16 +201,17 @@ def test_a_node_that_dies_costs_an_attempt(cluster, tmp_path, ship, capfd):
         while not (len(trained()) == 2 and min(trained()) >= 3) and time.monotonic() < deadline:
             time.sleep(0.05)
         cluster.kill_node()
+        gate.touch()
 
     killer = threading.Thread(target=kill)
-    with connect(cluster, ship=ship) as executor:
+    with connect(cluster, of=Held, ship=ship) as executor:
         for number in range(2):  # both nodes are ready before the trials begin
-            executor.submit(make_job(tmp_path / "before", name=f"trial {number}"))
+            RayExecutor.submit(executor, make_job(tmp_path / "before", name=f"trial {number}"))
         run_to_end(executor, jobs=2)
         killer.start()
         result = run_study(
             study=setting.study,
-            space=make_space(epochs=20),
+            space=make_space(epochs=8),
             trials=2,
             manifest=make_manifest(tmp_path),
             workspace=tmp_path,

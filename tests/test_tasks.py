@@ -181,11 +181,12 @@ class TestPanelImages:
         assert chosen == {"fixed_0": 0, "best_0": 0, "worst_0": 0}
 
 
-class TestSeveralClasses:
-    @pytest.fixture(scope="class")
-    def two(self, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-        return write_tiny(tmp_path_factory.mktemp("two"), classes=2)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return write_tiny(tmp_path_factory.mktemp("two"), classes=2)
 
+
+class TestSeveralClasses:
     def test_trained_and_scored(self, two: Manifest, tmp_path: Path) -> None:
         arguments = {"config": CONFIG | {"epochs": 1}, "dataset": str(two.folder)}
         folder = tmp_path / "trial"
