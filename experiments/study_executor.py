@@ -110,6 +110,6 @@ def _local_executor(division: Division, gpus_per_trial: int | None = None) -> Lo
     """This machine, divided. One slot sees and uses all that this process may, unless `gpus_per_trial` says less."""
     slots = division.slots
     if slots == 1 and gpus_per_trial is None:
-        return LocalExecutor(1)
+        return LocalExecutor(1, spares=True)
     gpus = gpu_groups(visible_gpus(os.environ), slots, division.share.gpus)
-    return LocalExecutor(slots, gpus=gpus, threads=division.share.cpus if slots > 1 else 0)
+    return LocalExecutor(slots, gpus=gpus, threads=division.share.cpus if slots > 1 else 0, spares=True)

@@ -21,7 +21,7 @@ from seg.errors import UserError
 from seg.inference import SETTINGS
 from seg.metrics import hard_dice
 from seg.overlay import panel
-from seg.start import start_tensorflow
+from seg.start import import_tensorflow, start_tensorflow
 from seg.training.image_score import ImageScore, by_group, by_size, score_names
 from seg.training.result import EpochReport
 from seg.training.thresholds import THRESHOLDS, best_threshold
@@ -34,6 +34,13 @@ FIXED, BEST, WORST = 4, 3, 3  # panels of each kind
 RESULT = "result.json"
 EVALUATION_FORMAT = 4  # raise it when evaluation.json gets other keys: results of another format are made anew
 EVALUATION_BATCH = 16  # images at a time; scores do not depend on it
+
+
+def prepare() -> None:
+    """Imports what training and evaluation need, ahead of a job; touches no device."""
+    import_tensorflow()
+    from experiments import figures  # noqa: F401
+    from seg.training import evaluation, fit, speed  # noqa: F401
 
 
 def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:

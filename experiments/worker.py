@@ -4,7 +4,7 @@
 
 Messages are JSON, one per line, on pipes of their own, because libraries write on stdout and stderr as they please:
 
-    in    the job; then, after each report, {"go_on": true or false}
+    in    {"log": path, "job": {...}}; then, after each report, {"go_on": true or false}
     out   {"report": {...}} for every epoch, and one {"finished": {...}} or {"failed": {...}} at the end
 
 The end of the incoming pipe means that the driver is gone. The process then ends too: nobody would hear the result.
@@ -56,9 +56,17 @@ class Connection:
 
 
 def run(module: str, connection: Connection) -> None:
-    """Runs the task of the job that arrives on the connection and sends how it ended."""
-    job = Job(**connection.receive())
+    """Runs the task of the job that arrives on the connection and sends how it ended.
+
+    What the task needs is imported before, while the process waits: it may be a spare for a job that is not known yet.
+    """
+    failed = _prepare(module)
+    message = connection.receive()
+    job = Job(**message["job"])
+    _write_into(message["log"])
     try:
+        if failed is not None:
+            raise failed
         connection.send({"finished": importlib.import_module(module).run(job, connection.report)})
     except Exception as error:
         first_line = str(error).partition("\n")[0]
@@ -71,6 +79,24 @@ def run(module: str, connection: Connection) -> None:
                 }
             }
         )
+
+
+def _prepare(module: str) -> Exception | None:
+    """Imports the tasks and, if they have a `prepare`, calls it; returns what that raised, for the job to tell."""
+    try:
+        getattr(importlib.import_module(module), "prepare", lambda: None)()
+    except Exception as error:
+        return error
+    return None
+
+
+def _write_into(log: str) -> None:
+    """Has the libraries' output, from C++ too, go into the job's log, behind what an attempt before wrote."""
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(file, stream.fileno())
+    os.close(file)
 
 
 def _end_with_parent() -> None:

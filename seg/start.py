@@ -7,13 +7,19 @@ import tempfile
 from collections.abc import Iterator
 
 
-def start_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices; call it before the first import of what needs TensorFlow.
+def import_tensorflow() -> None:
+    """Imports TensorFlow; its start-up messages are shown only if that fails.
 
-    Later on only its errors are logged; TF_CPP_MIN_LOG_LEVEL,
-    where it is set already, has precedence. If the import fails, all that it wrote is shown.
+    Later on only its errors are logged; TF_CPP_MIN_LOG_LEVEL, where it is set already, has precedence.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _silent_unless_it_fails():
+        import tensorflow  # noqa: F401
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and looks for devices; call it before the first import of what needs TensorFlow."""
+    import_tensorflow()
     with _silent_unless_it_fails():
         import tensorflow as tf
 

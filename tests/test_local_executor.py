@@ -9,17 +9,73 @@ import pytest
 from experiments.executors import local
 from experiments.executors.local import LocalExecutor
 from experiments.jobs import Job
-from tests.executor_contract import ExecutorContract, ending_of, make_job, run_to_end, wait_for_pid, wait_until_dead
+from tests.executor_contract import (
+    ExecutorContract,
+    ending_of,
+    is_alive,
+    make_job,
+    run_to_end,
+    wait_for_pid,
+    wait_until_dead,
+)
 
 TASKS = "tests.fake_tasks"
 
 
 class TestLocalExecutor(ExecutorContract):
-    @pytest.fixture
-    def executor(self, monkeypatch):
+    @pytest.fixture(params=[False, True], ids=["alone", "spares"])
+    def executor(self, monkeypatch, request):
         monkeypatch.setattr(local, "GRACE_SECONDS", 0.5)
-        with LocalExecutor(2, tasks=TASKS) as executor:
+        with LocalExecutor(2, tasks=TASKS, spares=request.param) as executor:
             yield executor
+
+
+class TestSpares:
+    def test_the_next_job_has_a_process_that_waited(self, tmp_path, capfd):
+        with LocalExecutor(1, tasks=TASKS, spares=True) as executor:
+            executor.submit(make_job(tmp_path))
+            run_to_end(executor)
+            (spare,) = executor._spares
+            executor.submit(make_job(tmp_path, "hang", "trial 1"))
+            assert wait_for_pid(tmp_path / "trial_1" / "pid") == spare._process.pid
+            assert executor._spares == []  # the next one when this job has reported
+        assert capfd.readouterr() == ("", "")
+        for number in range(2):
+            assert "library noise on stderr" in (tmp_path / f"trial_{number}" / "log.txt").read_text()
+
+    def test_a_dead_one_is_replaced(self, tmp_path):
+        with LocalExecutor(1, tasks=TASKS, spares=True) as executor:
+            executor.submit(make_job(tmp_path))
+            run_to_end(executor)
+            (spare,) = executor._spares
+            spare.signal(signal.SIGKILL)
+            spare.wait()
+            executor.submit(make_job(tmp_path, name="trial 1"))
+            assert ending_of(executor).state == "finished"
+
+    def test_it_has_the_gpus_of_its_slot(self, tmp_path):
+        with LocalExecutor(2, gpus=("0", "1"), tasks=TASKS, spares=True) as executor:
+            executor.submit(make_job(tmp_path, "hang"))
+            executor.submit(make_job(tmp_path, name="trial 1"))
+            run_to_end(executor)
+            executor.submit(make_job(tmp_path, "hang", "trial 2"))
+            assert _gpus_of(wait_for_pid(tmp_path / "trial_2" / "pid")) == "1"
+
+    def test_none_is_left(self, tmp_path):
+        with LocalExecutor(1, tasks=TASKS, spares=True) as executor:
+            executor.submit(make_job(tmp_path))
+            run_to_end(executor)
+            (spare,) = executor._spares
+            assert is_alive(spare._process.pid)
+        assert not is_alive(spare._process.pid)
+
+    def test_what_cannot_be_prepared_is_told_by_the_job(self, tmp_path, monkeypatch):
+        (tmp_path / "broken_tasks.py").write_text("def prepare():\n    raise RuntimeError('no driver')\n")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        with LocalExecutor(1, tasks="broken_tasks") as executor:
+            executor.submit(make_job(tmp_path))
+            ended = ending_of(executor)
+        assert (ended.reason, ended.died) == ("RuntimeError: no driver", False)
 
 
 def test_noise_goes_into_the_log(tmp_path, capfd):

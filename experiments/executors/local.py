@@ -1,15 +1,16 @@
 """`LocalExecutor`: jobs on this machine, each in a fresh process."""
 
+import contextlib
 import os
 import selectors
 import signal
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from experiments.executors.base import Executor
-from experiments.executors.process import WorkerProcess
+from experiments.executors.process import LOG, WorkerProcess
 from experiments.jobs import Job, JobEnded, JobEvent, JobReported
 from experiments.passwords import without_secrets
 
@@ -30,13 +31,17 @@ class LocalExecutor(Executor):
 
     What a job writes on stdout and stderr goes into `log.txt` in its folder.
 
+    With `spares`, a process for the job after next is started when a job has reported for the first time: while that
+    one trains, it imports TensorFlow, which takes seconds, and waits. It has the slot's GPUs, and does not touch them.
+
     Args:
         slots: jobs at the same time.
         gpus: the GPUs of each slot, as CUDA_VISIBLE_DEVICES has them (`("0,1", "2,3")`); empty: every job sees what
             the driver sees.
         threads: that each job may compute with; 0: as many as its libraries choose, which is one per core.
         environment: further variables of the jobs' processes.
-        tasks: the module whose `run(job, report)` does the work.
+        tasks: the module whose `run(job, report)` does the work; its `prepare()`, if any, is called ahead.
+        spares: whether a next job is likely.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class LocalExecutor(Executor):
         threads: int = 0,
         environment: Mapping[str, str] | None = None,
         tasks: str = "experiments.tasks",
+        spares: bool = False,
     ) -> None:
         if gpus and len(gpus) != slots:
             raise ValueError(f"gpus must name the GPUs of each of the {slots} slots, got {len(gpus)}.")
@@ -54,6 +60,8 @@ class LocalExecutor(Executor):
         self._free_gpus = list(gpus)
         self._variables = thread_variables(threads) | dict(environment or {})
         self._tasks = tasks
+        self._keeps_spares = spares
+        self._spares: list[WorkerProcess] = []
         self._processes: dict[str, WorkerProcess] = {}
         self._stillborn: list[JobEvent] = []
         self._selector = selectors.DefaultSelector()
@@ -63,20 +71,37 @@ class LocalExecutor(Executor):
         return self._slots
 
     def submit(self, job: Job) -> None:
-        environment = without_secrets(os.environ) | self._variables
         gpus = self._free_gpus.pop(0) if self._free_gpus else None
-        if gpus is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus
         try:
             Path(job.folder).mkdir(parents=True, exist_ok=True)
-            process = WorkerProcess(job, self._tasks, environment, gpus)
+            with (Path(job.folder) / LOG).open("ab") as log:  # an attempt before may have written to it
+                process = self._take_spare(gpus) or self._start(gpus, log.fileno())
         except OSError as error:
             self._give_back(gpus)
             self._stillborn.append(JobEnded(job=job, state="failed", reason=f"could not be started: {error}"))
             return
         self._processes[job.name] = process
         self._selector.register(process.incoming, selectors.EVENT_READ, process)
-        process.send(asdict(job))
+        process.give(job)
+
+    def _start(self, gpus: str | None, log: int = subprocess.DEVNULL) -> WorkerProcess:
+        environment = without_secrets(os.environ) | self._variables
+        if gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus
+        return WorkerProcess(self._tasks, environment, gpus, log)
+
+    def _take_spare(self, gpus: str | None) -> WorkerProcess | None:
+        """A process that waits with these GPUs and lives."""
+        for spare in [spare for spare in self._spares if spare.gpus == gpus]:
+            self._spares.remove(spare)
+            if not spare.has_exited():
+                return spare
+            spare.close()
+        return None
+
+    def _add_spare(self, gpus: str | None) -> None:
+        with contextlib.suppress(OSError):  # no spare, then
+            self._spares.append(self._start(gpus))
 
     def wait(self, timeout: float) -> list[JobEvent]:
         deadline = time.monotonic() + timeout
@@ -93,7 +118,11 @@ class LocalExecutor(Executor):
     def _events_of(self, process: WorkerProcess) -> list[JobEvent]:
         events: list[JobEvent] = []
         if process.cancelled_at is None:
-            events += [JobReported(job=process.job, report=report) for report in process.read_reports()]
+            reports = process.read_reports()
+            events += [JobReported(job=process.job, report=report) for report in reports]
+            if self._keeps_spares and reports and not process.reported:
+                process.reported = True
+                self._add_spare(process.gpus)
         elif time.monotonic() - process.cancelled_at > GRACE_SECONDS:
             process.signal(signal.SIGKILL)
         if process.at_end and process.incoming in self._selector.get_map():
@@ -129,4 +158,9 @@ class LocalExecutor(Executor):
             process.signal(signal.SIGKILL)
             process.wait()
             self._forget(process)
+        while self._spares:
+            spare = self._spares.pop()
+            spare.signal(signal.SIGKILL)
+            spare.wait()
+            spare.close()
         self._selector.close()

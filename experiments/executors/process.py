@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,31 @@ _PROJECT = Path(__file__).parents[2]
 
 
 class WorkerProcess:
-    """A running `experiments.worker` and the messages from it.
+    """A running `experiments.worker`, which imports what its tasks need and waits for a job; and the messages from it.
 
     Args:
-        job: what it works on; its folder exists.
         tasks: module of the tasks.
         environment: the process's environment variables.
         gpus: the GPUs that it holds, for the executor's books.
+        log: an open file for what it writes before it has a job.
+
+    Attributes:
+        job: what it works on, once it was given.
 
     Raises:
-        OSError: if the log cannot be written or the process cannot be started.
+        OSError: if the process cannot be started.
     """
 
-    def __init__(self, job: Job, tasks: str, environment: dict[str, str], gpus: str | None = None) -> None:
-        self.job = job
+    job: Job
+
+    def __init__(
+        self, tasks: str, environment: dict[str, str], gpus: str | None, log: int = subprocess.DEVNULL
+    ) -> None:
         self.gpus = gpus
         self.cancelled_at: float | None = None
         self.at_end = False
-        self._log = Path(job.folder) / LOG
+        self.reported = False
+        self._log: Path
         self._buffer = b""
         self._outcome: JobEnded | None = None
         self._garbage: str | None = None
@@ -45,16 +53,15 @@ class WorkerProcess:
         worker_reads, self._outgoing = os.pipe()
         arguments = [tasks, str(worker_reads), str(worker_writes)]
         try:
-            with self._log.open("ab") as log:  # an attempt before may have written to it
-                self._process = subprocess.Popen(
-                    [sys.executable, "-X", "faulthandler", "-m", "experiments.worker", *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    pass_fds=(worker_reads, worker_writes),
-                    start_new_session=True,
-                )
+            self._process = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", "-m", "experiments.worker", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=(worker_reads, worker_writes),
+                start_new_session=True,
+            )
         except OSError:
             os.close(self.incoming)
             os.close(self._outgoing)
@@ -63,6 +70,12 @@ class WorkerProcess:
             os.close(worker_reads)
             os.close(worker_writes)
         os.set_blocking(self.incoming, False)
+
+    def give(self, job: Job) -> None:
+        """Gives it its job, whose folder has a log."""
+        self.job = job
+        self._log = Path(job.folder) / LOG
+        self.send({"log": str(self._log), "job": asdict(job)})
 
     def send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died: its exit code tells
