@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 
 from experiments.comparison import finished
+from experiments.delivery import NotDelivered
 from experiments.executors.base import Executor
 from experiments.final_test import score_on_test
 from experiments.image_scores import SPLIT, ImageScores, read_scores, scores_on
@@ -21,6 +22,7 @@ from experiments.split_predictions import SplitPredictions, predictions_file
 from experiments.study_hold import note_selection
 from experiments.study_result import StudyResult, final_folder
 from experiments.tracking import Tracker
+from experiments.transport import answers
 from seg.crossed import standard_error
 from seg.data.appearance import measure_training_images
 from seg.data.manifest import Manifest
@@ -72,10 +74,10 @@ def finish(
     assert chosen.config is not None
     model = result.folder(chosen) / "model.keras"
     folder = final_folder(model.parent)
-    evaluation = score_on_test(
-        result, chosen, manifest, tracker, executor, values.storage, values.tta, values.largest_component
-    )
     assert chosen.run_id is not None
+    scoring = values.tta, values.largest_component
+    known = _registered_threshold(chosen.run_id, tracker, values.model_name, *scoring)
+    evaluation = score_on_test(result, chosen, manifest, tracker, executor, values.storage, *scoring, known)
     version = _register(tracker.delivered(chosen.run_id), model, evaluation, manifest, tracker, values.model_name)
     decision = _decide(version, folder, tracker, executor, values)
     tracker.log_tags(
@@ -133,6 +135,24 @@ def choose(rule: str, result: StudyResult, manifest: Manifest) -> Selection:
 def _groups(manifest: Manifest) -> list[str] | None:
     names = [example.group for example in manifest.examples("val")]
     return group_names(names, range(len(names)))
+
+
+def _registered_threshold(run_id: str, tracker: Tracker, name: str, tta: str, largest_component: str) -> float | None:
+    """The threshold of the version that holds a run's model; None where there is none, or MLflow does not answer.
+
+    Raises:
+        UserError: if it was registered with other options: said before the test split is used, not after.
+    """
+    if not answers(tracker.uri):
+        return None
+    try:
+        delivered = tracker.delivered(run_id)
+    except NotDelivered:  # so nothing is registered; the scores are wanted all the same
+        return None
+    registry = Registry(tracker.uri)
+    version = registry.check_kept(name, delivered, {"tta": tta, "largest_component": largest_component})
+    threshold = registry.tags(version).get("threshold", "none") if version else "none"
+    return None if threshold == "none" else float(threshold)
 
 
 def _register(

@@ -43,8 +43,8 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
         job: `train` takes the arguments `config` (the fields of a TrainConfig), `dataset` (a converted dataset's
             folder) and, to go on where an attempt before stopped, `checkpoints` (a folder). `evaluate` takes `model`
             (path of a `.keras` file), `dataset`, `split`, `tta`, `largest_component`, and `threshold`, or None to tune
-            it on the validation split. `speed` takes `config`,
-            `dataset` and `seconds`.
+            it on the validation split; it must then be `registered_threshold`, where that is given. `speed` takes
+            `config`, `dataset` and `seconds`.
         report: hears of each epoch of training; training stops when it returns False.
 
     Returns:
@@ -133,6 +133,7 @@ def evaluate(
     threshold: float | None,
     tta: str = "none",
     largest_component: str = "no",
+    registered_threshold: float | None = None,
 ) -> dict[str, Any]:
     """Scores a model on a split; leaves evaluation.json, per_image.csv, SPLIT_predictions.npz and panels."""
     from seg.training import evaluation
@@ -165,6 +166,11 @@ def evaluate(
             network, manifest, "val", batch_size, strategy, tta, largest_component
         )
         threshold = best_threshold(curves["val"])
+        if registered_threshold not in (None, threshold):
+            raise UserError(
+                f"the threshold must stay {registered_threshold}, with which the model is registered, and validation "
+                f"gives {threshold} here; use another model_name."
+            )
     found = evaluation.evaluate(network, manifest, split, threshold, batch_size, strategy, tta, largest_component)
 
     curves[split] = found.threshold_curve

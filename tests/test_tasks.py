@@ -150,6 +150,23 @@ class TestEvaluate:
         with pytest.raises(UserError, match="the evaluation needs images in the holdout split"):
             run(job, lambda report: True)
 
+    def test_a_registered_threshold_is_checked_before_the_test_split_is_used(
+        self,
+        trained: tuple[Path, dict[str, Any], list[EpochReport]],
+        tiny: Manifest,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        used: list[str] = []
+        monkeypatch.setattr("seg.training.evaluation.evaluate", lambda *arguments: used.append("test"))
+        monkeypatch.setattr("experiments.tasks.best_threshold", lambda curve: 0.5)
+        job = evaluate_job(tmp_path, trained[0] / "model.keras", tiny, registered_threshold=0.45)
+        with pytest.raises(
+            UserError, match="threshold must stay 0.45, with which the model is registered, .* gives 0.5 here"
+        ):
+            run(job, lambda report: True)
+        assert used == []
+
     def test_a_dataset_of_another_size(
         self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tmp_path: Path
     ) -> None:
