@@ -78,15 +78,14 @@ def train(
     names them.
     """
     from experiments.figures import learning_curves
-    from seg.models.precision import with_chosen_precision
     from seg.training.devices import make_strategy
-    from seg.training.fit import fit
+    from seg.training.fit import fit, with_settled_precision
     from seg.training.speed import measure_cost
 
-    settings = TrainConfig(**config)
     manifest = Manifest.load(Path(dataset))
-    strategy = make_strategy(settings.devices)
     kept = Path(checkpoints) if checkpoints else None
+    settings = with_settled_precision(TrainConfig(**config), kept)
+    strategy = make_strategy(settings.devices)
     result = fit(settings, manifest, strategy, folder, report, kept, _EpochPictures(folder, manifest))
 
     if len(manifest.classes) > 1:  # `seg.load` reads it
@@ -100,8 +99,7 @@ def train(
     learning_curves(result.history).savefig(folder / "learning_curves.png")
     threshold = 0.5 if len(manifest.classes) == 1 else None
     _write_predictions(folder, model, manifest, "val", threshold, result.batch_size, strategy)
-    used = with_chosen_precision(settings).precision
-    _write(folder / ENVIRONMENT, Environment.here(strategy, used).as_json())
+    _write(folder / ENVIRONMENT, Environment.here(strategy, settings.precision).as_json())
     cost = measure_cost(model, manifest.records("val")[0, ..., :3], result)
     content = asdict(result) | {"cost": asdict(cost)}
     _write(folder / RESULT, json.dumps(content, indent=1) + "\n")
