@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
-from experiments.comparison import finished
+from experiments.comparison import arms, shared_seeds
 from experiments.delivery import NotDelivered
 from experiments.executors.base import Executor
 from experiments.final_test import score_on_test
@@ -17,7 +18,7 @@ from experiments.progress import describe
 from experiments.promotion import Decision, contend
 from experiments.registry import ModelInfo, Registry, check_contender
 from experiments.search import SearchSpace
-from experiments.selection import BEST, SMALLEST, Selection, highest, smallest_within
+from experiments.selection import BEST, SMALLEST, Candidate, Selection, highest, smallest_within
 from experiments.split_predictions import SplitPredictions, predictions_file
 from experiments.study_hold import note_selection
 from experiments.study_result import StudyResult, final_folder
@@ -123,13 +124,23 @@ def choose(rule: str, result: StudyResult, manifest: Manifest) -> Selection:
 
     Raises:
         JobFailed: if no trial finished.
-        UserError: if what the best trial predicts on validation is gone, or its cost is not known.
+        UserError: if what the best arm's trials predict on validation is gone, or their cost is not known.
     """
     best = result.winner()
     if rule == BEST:
         return highest(best)
-    predictions = SplitPredictions.load(predictions_file(result.folder(best), "val"))
-    return smallest_within(best, finished(result.rows), standard_error(predictions.dice, _groups(manifest)))
+    found = [arm for arm in arms(result.rows) if arm.val_dice]
+    seeds = shared_seeds(found)
+    numbered = {row.number: row for row in result.rows}
+    candidates = [
+        Candidate(trial=numbered[arm.best_trial], mean=arm.mean_over(seeds), seeds=len(seeds) or len(arm.by_seed))
+        for arm in found
+        if arm.best_trial is not None
+    ]
+    trials = [numbered[found[0].trial_by_seed[seed]] for seed in seeds or found[0].by_seed]
+    files = [predictions_file(result.folder(trial), "val") for trial in trials]
+    dice = np.stack([SplitPredictions.load(file).dice for file in files])
+    return smallest_within(candidates[0], candidates, standard_error(dice, _groups(manifest)))
 
 
 def _groups(manifest: Manifest) -> list[str] | None:
