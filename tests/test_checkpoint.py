@@ -128,7 +128,11 @@ def test_what_auto_meant_where_training_began(
 ) -> None:
     """On a machine where it means another format, it goes on in that of the checkpoint."""
     means = "float32"
-    monkeypatch.setattr(fit_module, "with_chosen_precision", lambda config: replace(config, precision=means))
+    monkeypatch.setattr(
+        fit_module,
+        "with_chosen_precision",
+        lambda config: replace(config, precision=means) if config.precision == "auto" else config,
+    )
     with pytest.raises(Killed):
         train(tiny, tmp_path, 2, precision="auto")
     means = "mixed_bfloat16"

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,22 @@ class TestEvaluate:
             UserError, match=r"takes images of 16 pixels, .* converted at image_size 8; convert the data"
         ):
             run(job, lambda report: True)
+
+
+def test_the_environment_names_the_format_of_the_checkpoint(
+    tiny: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` means another format on the machine that goes on."""
+    config = CONFIG | {"precision": "auto"}
+    arguments = {"config": config, "dataset": str(tiny.folder), "checkpoints": str(tmp_path / "checkpoints")}
+    job = Job(name="trial 0", task="train", folder=str(tmp_path / "trial"), arguments=arguments)
+    for means in ("float32", "mixed_bfloat16"):
+        monkeypatch.setattr(
+            "seg.training.fit.with_chosen_precision",
+            lambda config, means=means: replace(config, precision=means) if config.precision == "auto" else config,
+        )
+        run(job, lambda report: True)
+        assert json.loads((tmp_path / "trial" / "environment.json").read_text())["precision"] == "float32"
 
 
 class TestPanelImages:
