@@ -88,10 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_extra()
     launch = entry.read_launch()
     models = Models(Registry(Tracker(launch.tracking_uri, None).uri), values.model_name)
+    first = models.choices()[0][1]
+    models.find(first)  # what the page cannot show is refused before anything is downloaded or TensorFlow starts
     found = find_examples(values.examples, models)
     warn_if_open(values.host)
     start_tensorflow()
-    models.load(models.choices()[0][1])  # what is broken is said here, and the first person does not wait
+    models.load(first)  # what is broken is said here, and the first person does not wait
     with tempfile.TemporaryDirectory(prefix="seg-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         serve(values, models, found)

@@ -6,8 +6,8 @@
 
 Every combination of the values is an arm, or every change of the first ones in one value; every arm has the same seeds
 and epochs. The same command again goes on where it stopped, and one with more seeds adds them. Arms are compared on the
-validation images; the test images are used once, for the winner. Several learning rates: each arm tries all with the
-first seed and keeps its best.
+validation images; the test images are used once, for the winner, with `tta` and `largest_component`. Several learning
+rates: each arm tries all with the first seed and keeps its best.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experiments import datasets, entry, study_executor
 from experiments.comparison import own_rates
-from experiments.final_test import score_on_test_once
+from experiments.final_test import SCORING, check_scored_alike, score_on_test_once
 from experiments.options import FIELDS, OPTIONS, parser, train_config
 from experiments.report import COMPARISON, note_origin, publish_page, write
 from experiments.search import SearchSpace, parse_arms, parse_filters, parse_learning_rates, parse_losses
@@ -32,6 +32,7 @@ from seg.errors import UserError
 
 OVERRIDES = {
     **LISTS,
+    **SCORING,
     "learning_rate": replace(
         OPTIONS["learning_rate"],
         type=str,
@@ -49,7 +50,8 @@ STUDY_OPTIONS = ("arms", "design", "seeds", "study", *study_executor.OPTIONS, "s
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return parser("compare", __doc__, [*datasets.OPTIONS, *STUDY_OPTIONS, "output", *FIELDS], **OVERRIDES)
+    names = [*datasets.OPTIONS, *STUDY_OPTIONS, "output", *FIELDS, *SCORING]
+    return parser("compare", __doc__, names, **OVERRIDES)
 
 
 def search_space(values: argparse.Namespace) -> SearchSpace:
@@ -98,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tracker,
         open_executor(values, space, manifest, configs) as executor,
     ):
+        scoring = values.tta, values.largest_component
+        check_scored_alike(values.storage, values.study, Path(values.workspace), *scoring)
         result = conduct(values, space, manifest, tracker, executor, launch.run_id, configs, command.lease)
         if space.learning_rates:
             tried = {*configs}
@@ -110,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with tracker.ending(result.run_id):
                 note_origin("compare", build_parser(), values, result.run_id, launch.tracking_uri)
                 publish_study(result, manifest, tracker)
-                score_on_test_once(result, manifest, tracker, executor, values.storage)
+                score_on_test_once(result, manifest, tracker, executor, values.storage, *scoring)
                 record = publish_page(values.study, values.storage, Path(values.workspace), tracker)
                 tracker.extend_note(
                     result.run_id, f"### {record.verdict.headline}\n\n{' '.join(record.verdict.reasons)}"

@@ -43,7 +43,10 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """What tells it from the others: `dice, filters 16`; of changes of one arm, what is changed, or `base`."""
+        """What tells it from the others: `dice, filters 16`; of changes of one arm, what is changed, or `base`.
+
+        A learning rate of its own is named, too, where it is not the base's.
+        """
         if self.base == self.values:
             return "base"
         told = {key: value for key, value in self.values.items() if self.base is None or self.base[key] != value}
@@ -54,6 +57,10 @@ class Arm:
     @property
     def mean(self) -> float | None:
         return fmean(self.val_dice) if self.val_dice else None
+
+    def mean_over(self, seeds: Sequence[int]) -> float:
+        """The mean val_dice of its trials with these seeds; of all that finished, where there are none."""
+        return fmean([self.by_seed[seed] for seed in seeds] if seeds else self.val_dice)
 
 
 def varied(rows: Sequence[TrialRow]) -> list[str]:
@@ -76,17 +83,22 @@ def arms(rows: Sequence[TrialRow]) -> list[Arm]:
     base = _base(names, list(grouped))
     found = [_arm(dict(zip(names, values, strict=True)), base, members) for values, members in grouped.items()]
     seeds = shared_seeds(found)
-    return sorted(found, key=lambda arm: _mean(arm, seeds), reverse=True)
+    return sorted(found, key=lambda arm: arm.mean_over(seeds) if arm.val_dice else -1.0, reverse=True)
 
 
 def _base(names: Sequence[str], arms: Sequence[tuple[Any, ...]]) -> dict[str, Any] | None:
-    """The values of the arm of which every other one is a change in one option, if two options are varied so."""
-    values = sum(len({arm[place] for arm in arms}) - 1 for place in range(len(names)))
-    if len(names) < 2 or len(arms) != values + 1:
+    """The values of the arm of which every other one is a change in one option, if two options are varied so.
+
+    A learning rate is no change: each arm of a comparison may have chosen its own.
+    """
+    places = [place for place, name in enumerate(names) if name != "learning_rate"]
+    designed = [tuple(arm[place] for place in places) for arm in arms]
+    values = sum(len(set(column)) - 1 for column in zip(*designed, strict=True))
+    if len(places) < 2 or len(set(designed)) != len(arms) or len(arms) != values + 1:
         return None
-    for base in arms:
-        if all(sum(ours != theirs for ours, theirs in zip(base, arm, strict=True)) <= 1 for arm in arms):
-            return dict(zip(names, base, strict=True))
+    for base, whole in zip(designed, arms, strict=True):
+        if all(sum(ours != theirs for ours, theirs in zip(base, arm, strict=True)) <= 1 for arm in designed):
+            return dict(zip(names, whole, strict=True))
     return None
 
 
@@ -94,12 +106,6 @@ def shared_seeds(arms: Sequence[Arm]) -> tuple[int, ...]:
     """The seeds with which every arm that has a finished trial has one, in order."""
     seeds = [set(arm.by_seed) for arm in arms if arm.by_seed]
     return tuple(sorted(set.intersection(*seeds))) if seeds else ()
-
-
-def _mean(arm: Arm, seeds: Sequence[int]) -> float:
-    if not arm.val_dice:
-        return -1.0
-    return fmean([arm.by_seed[seed] for seed in seeds] if seeds else arm.val_dice)
 
 
 def winner(rows: Sequence[TrialRow]) -> TrialRow | None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
-from experiments.comparison import finished
+from experiments.comparison import arms, shared_seeds
+from experiments.delivery import NotDelivered
 from experiments.executors.base import Executor
 from experiments.final_test import score_on_test
 from experiments.image_scores import SPLIT, ImageScores, read_scores, scores_on
@@ -16,11 +18,12 @@ from experiments.progress import describe
 from experiments.promotion import Decision, contend
 from experiments.registry import ModelInfo, Registry, check_contender
 from experiments.search import SearchSpace
-from experiments.selection import BEST, SMALLEST, Selection, highest, smallest_within
+from experiments.selection import BEST, SMALLEST, Candidate, Selection, highest, smallest_within
 from experiments.split_predictions import SplitPredictions, predictions_file
 from experiments.study_hold import note_selection
 from experiments.study_result import StudyResult, final_folder
 from experiments.tracking import Tracker
+from experiments.transport import answers
 from seg.crossed import standard_error
 from seg.data.appearance import measure_training_images
 from seg.data.manifest import Manifest
@@ -72,10 +75,10 @@ def finish(
     assert chosen.config is not None
     model = result.folder(chosen) / "model.keras"
     folder = final_folder(model.parent)
-    evaluation = score_on_test(
-        result, chosen, manifest, tracker, executor, values.storage, values.tta, values.largest_component
-    )
     assert chosen.run_id is not None
+    scoring = values.tta, values.largest_component
+    known = _registered_threshold(chosen.run_id, tracker, values.model_name, *scoring)
+    evaluation = score_on_test(result, chosen, manifest, tracker, executor, values.storage, *scoring, known)
     version = _register(tracker.delivered(chosen.run_id), model, evaluation, manifest, tracker, values.model_name)
     decision = _decide(version, folder, tracker, executor, values)
     tracker.log_tags(
@@ -121,18 +124,46 @@ def choose(rule: str, result: StudyResult, manifest: Manifest) -> Selection:
 
     Raises:
         JobFailed: if no trial finished.
-        UserError: if what the best trial predicts on validation is gone, or its cost is not known.
+        UserError: if what the best arm's trials predict on validation is gone, or their cost is not known.
     """
     best = result.winner()
     if rule == BEST:
         return highest(best)
-    predictions = SplitPredictions.load(predictions_file(result.folder(best), "val"))
-    return smallest_within(best, finished(result.rows), standard_error(predictions.dice, _groups(manifest)))
+    found = [arm for arm in arms(result.rows) if arm.val_dice]
+    seeds = shared_seeds(found)
+    numbered = {row.number: row for row in result.rows}
+    candidates = [
+        Candidate(trial=numbered[arm.best_trial], mean=arm.mean_over(seeds), seeds=len(seeds) or len(arm.by_seed))
+        for arm in found
+        if arm.best_trial is not None
+    ]
+    trials = [numbered[found[0].trial_by_seed[seed]] for seed in seeds or found[0].by_seed]
+    files = [predictions_file(result.folder(trial), "val") for trial in trials]
+    dice = np.stack([SplitPredictions.load(file).dice for file in files])
+    return smallest_within(candidates[0], candidates, standard_error(dice, _groups(manifest)))
 
 
 def _groups(manifest: Manifest) -> list[str] | None:
     names = [example.group for example in manifest.examples("val")]
     return group_names(names, range(len(names)))
+
+
+def _registered_threshold(run_id: str, tracker: Tracker, name: str, tta: str, largest_component: str) -> float | None:
+    """The threshold of the version that holds a run's model; None where there is none, or MLflow does not answer.
+
+    Raises:
+        UserError: if it was registered with other options: said before the test split is used, not after.
+    """
+    if not answers(tracker.uri):
+        return None
+    try:
+        delivered = tracker.delivered(run_id)
+    except NotDelivered:  # so nothing is registered; the scores are wanted all the same
+        return None
+    registry = Registry(tracker.uri)
+    version = registry.check_kept(name, delivered, {"tta": tta, "largest_component": largest_component})
+    threshold = registry.tags(version).get("threshold", "none") if version else "none"
+    return None if threshold == "none" else float(threshold)
 
 
 def _register(

@@ -10,13 +10,13 @@ Run the same command again and it goes on where it stopped.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from experiments import audit, datasets, entry, presets
 from experiments.card.publish import publish_card
+from experiments.final_test import SCORING
 from experiments.finish import Finished, check_select, finish
-from experiments.options import FIELDS, OPTIONS, parser
+from experiments.options import FIELDS, parser
 from experiments.registry import Registry, check_contender, check_name
 from experiments.report import note_origin, publish_page
 from experiments.study import LISTS, STUDY_OPTIONS, conduct, open_executor, search_space
@@ -24,31 +24,13 @@ from experiments.study_hold import hold_command
 from experiments.study_report import publish_study
 from experiments.tracking import Tracker
 from experiments.transport import answers
-from seg.decision import LARGEST_COMPONENT
-from seg.symmetries import TTA
 
-GIVEN = {
-    **LISTS,
-    "tta": replace(
-        OPTIONS["tta"],
-        default="none",
-        choices=tuple(TTA),
-        help="test-time augmentation of the final evaluation, which the registered model keeps: none; flips, the mean "
-        "of an image and its three mirror images; square, of these and their quarter turns, in eight times the time",
-    ),
-    "largest_component": replace(
-        OPTIONS["largest_component"],
-        default="no",
-        choices=LARGEST_COMPONENT,
-        help="yes: of each class of a mask only the largest connected component stays, in the final evaluation and in "
-        "the registered model; no: all of it",
-    ),
-}
+GIVEN = {**LISTS, **SCORING}
 
 
 def build_parser() -> argparse.ArgumentParser:
     names = [*datasets.OPTIONS, "preset", *STUDY_OPTIONS, "objective", "select", "model_name", *FIELDS]
-    names += ["tta", "largest_component"]
+    names += [*SCORING]
     return parser("main", __doc__, names, **GIVEN | presets.options(GIVEN))
 
 

@@ -52,6 +52,7 @@ def evaluate(
     threshold: float | None,
     tta: str = "none",
     largest_component: str = "no",
+    registered_threshold: float | None = None,
 ) -> dict[str, Any]:
     """Scores a model on a split; see `experiments.tasks`. `threshold` None: tuned on the validation split."""
     arguments = {
@@ -61,6 +62,7 @@ def evaluate(
         "threshold": threshold,
         "tta": tta,
         "largest_component": largest_component,
+        "registered_threshold": registered_threshold,
     }
     job = Job(name=f"evaluation on {split}", task="evaluate", folder=str(folder.absolute()), arguments=arguments)
     return run_job(executor, job)

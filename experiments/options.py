@@ -156,7 +156,7 @@ _RUNNER = {
         default=BEST,
         choices=RULES,
         help="which trial is scored on test and registered: best, the best trial of the best arm; smallest-within-1se, "
-        "the fewest multiply-adds within one standard error of its validation Dice",
+        "the arm with the fewest multiply-adds within one standard error of the best arm's mean validation Dice",
     ),
     "trials": Option(
         type=int,

@@ -202,7 +202,7 @@ def trade_off(rows: Sequence[TrialRow], selection: Selection | None = None, titl
     work.plot([], [], color=INK, linewidth=1.2, label="front")
     if selection is not None:
         work.plot([], [], "o", markersize=11, markerfacecolor="none", color=INK, label="registered")
-        if selection.standard_error is not None:
+        if selection.least is not None:
             below = "one standard error\nbelow the best"
             work.plot([], [], color=PALE_INK, linewidth=1, linestyle=(0, (5, 4)), label=below)
     _legend(work)
@@ -226,7 +226,7 @@ def _front(
         axes.plot(cost, dice, "o", color=_LOSS_COLOURS[row.config.loss], zorder=4, **shown)
         if selection is not None and row.number == selection.trial:
             axes.plot(cost, dice, "o", markersize=13, markerfacecolor="none", color=INK, zorder=5)
-    least = _least(rows, selection)
+    least = None if selection is None else selection.least
     if least is not None:
         axes.axhline(least, color=PALE_INK, linewidth=1, linestyle=(0, (5, 4)), zorder=2)
     _cost_scale(axes, list(costs.values()))
@@ -240,14 +240,6 @@ def _front(
     axes.fill_between(x, y, low, color=LINE, alpha=0.45, linewidth=0, zorder=0)
     axes.set(xlim=(left, right), ylim=(low, high))
     return [corners] if least is None else [corners, [(left, least), (right, least)]]
-
-
-def _least(rows: Sequence[TrialRow], selection: Selection | None) -> float | None:
-    """The Dice from which on the one-standard-error rule takes a trial."""
-    if selection is None or selection.standard_error is None:
-        return None
-    best = next((row.val_dice for row in rows if row.number == selection.best), None)
-    return None if best is None else best - selection.standard_error
 
 
 def _names(rows: Sequence[TrialRow], points: Mapping[int, tuple[float, float]]) -> list[Name]:

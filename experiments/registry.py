@@ -28,6 +28,7 @@ _HISTORY = "champions"  # tag of a registered model
 _LONGEST_TAG, _LONGEST_DESCRIPTION = 5000, 5000  # what MLflow's database holds
 _LONGEST_NUMBER = 10  # digits of a version's
 _ATTEMPTS = 3  # to create something, each after a look whether the one before did
+_OLDER = {"tta": "none", "largest_component": "no"}  # versions of older code have no such tags
 _SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -154,6 +155,23 @@ class Registry:
         found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         return _info(found[0]) if found else None
 
+    def check_kept(self, name: str, run_id: str, options: Mapping[str, str]) -> ModelInfo | None:
+        """The version of `name` that holds a run's model, whose options cannot be changed; None where there is none.
+
+        Raises:
+            UserError: if its `tta`, `largest_component` or `threshold` is another one than `options` has.
+        """
+        if (found := self.of_run(name, run_id)) is None:
+            return None
+        before = _OLDER | self.tags(found)
+        for option, given in options.items():
+            if (kept := before.get(option, given)) != given:
+                raise UserError(
+                    f"{option} must stay {kept}, with which version {found.version} of {name} was registered from this "
+                    f"run, got {given}; use another model_name."
+                )
+        return found
+
     def past_champions(self, name: str) -> list[str]:
         """The versions that were champion, in order, the present one last; without those that rollbacks took back."""
         tags = self._client.get_registered_model(name).tags
@@ -234,7 +252,7 @@ class Registry:
             classes: that the model finds.
 
         Raises:
-            UserError: if the run's version has another `tta` or `largest_component`: what it holds cannot be changed.
+            UserError: as `check_kept`.
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
@@ -246,15 +264,8 @@ class Registry:
             "classes": ",".join(classes)[:_LONGEST_TAG],
             "run": run_id,
         }
-        found = self.of_run(name, run_id)
+        found = self.check_kept(name, run_id, {option: tags[option] for option in (*_OLDER, "threshold")})
         if found:
-            before = self.tags(found)
-            for option, kept in (("tta", "none"), ("largest_component", "no")):  # older versions have no such tags
-                if before.get(option, kept) != tags[option]:
-                    raise UserError(
-                        f"{option} must stay {before.get(option, kept)}, with which version {found.version} of {name} "
-                        f"was registered from this run, got {tags[option]}; use another model_name."
-                    )
             self.note(found, tags)
             number = found.version
         else:

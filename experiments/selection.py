@@ -3,6 +3,7 @@
 `smallest-within-1se` is the one-standard-error rule of Breiman, Friedman, Olshen and Stone, Classification and
 Regression Trees (1984), section 3.4.3: of the models whose score is within one standard error of the best one's, the
 simplest. A difference that small is mostly the choice of the validation images, and a smaller model is cheaper to run.
+What is compared are configurations, by their means over seeds: a single trial may have had a lucky one.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING
 from experiments.progress import short
 from seg.errors import UserError
 
-if TYPE_CHECKING:  # which keeps selections
+if TYPE_CHECKING:  # the first keeps selections
     from experiments.stored_study import TrialRow
+    from seg.training.result import ModelCost
 
 BEST, SMALLEST = "best", "smallest-within-1se"
 RULES = (BEST, SMALLEST)
@@ -27,8 +29,9 @@ class Selection:
         trial: its number.
         rule: one of `RULES`.
         best: number of the best trial.
-        standard_error: of the best trial's mean Dice on validation; None where the rule asks for none.
+        standard_error: of the best configuration's mean Dice on validation; None where the rule asks for none.
         because: why it, for people, in one line.
+        least: the mean Dice from which on a configuration is as good; None likewise.
     """
 
     trial: int
@@ -36,6 +39,22 @@ class Selection:
     best: int
     standard_error: float | None
     because: str
+    least: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A configuration that may be chosen.
+
+    Attributes:
+        trial: that would be registered: the best of its trials.
+        mean: its mean Dice on validation over the seeds that all have.
+        seeds: how many these are.
+    """
+
+    trial: "TrialRow"
+    mean: float
+    seeds: int
 
 
 def highest(best: "TrialRow") -> Selection:
@@ -48,39 +67,56 @@ def highest(best: "TrialRow") -> Selection:
     return Selection(trial=best.number, rule=BEST, best=best.number, standard_error=None, because=because)
 
 
-def smallest_within(best: "TrialRow", candidates: Sequence["TrialRow"], error: float) -> Selection:
-    """The one-standard-error rule: of the trials at most `error` below the best, that with the fewest multiply-adds.
+def smallest_within(best: Candidate, candidates: Sequence[Candidate], error: float) -> Selection:
+    """The one-standard-error rule: of the configurations at most `error` below the best, the fewest multiply-adds.
 
-    Of equals the one with fewer parameters, then with the higher Dice, then the earlier one. Trials without a known
-    cost are passed over.
+    Of equals the one with fewer parameters, then with the higher mean, then with the earlier trial. Those without a
+    known cost are passed over.
 
     Args:
-        best: the best trial of the best arm.
-        candidates: finished trials, the best among them.
-        error: standard error of the best trial's mean Dice per image.
+        best: the one with the highest mean.
+        candidates: the configurations that have a finished trial, the best among them.
+        error: standard error of the best one's mean Dice.
 
     Raises:
-        UserError: if the best trial's own cost is not known.
+        UserError: if the best one's own cost is not known.
     """
-    if best.cost is None:
+    if best.trial.cost is None:
         raise UserError(
-            f"trial {best.number}, the best, must have a known cost, and is of an older version; use select={BEST}."
+            f"trial {best.trial.number}, the best, must have a known cost, and is of an older version; use "
+            f"select={BEST}."
         )
-    assert best.val_dice is not None
     within = [
-        (row, row.cost, row.val_dice)
-        for row in candidates
-        if row.cost is not None and row.val_dice is not None and row.val_dice >= best.val_dice - error
+        (found, found.trial.cost)
+        for found in candidates
+        if found.trial.cost is not None and found.mean >= best.mean - error
     ]
-    chosen, cost, dice = min(
-        within, key=lambda found: (found[1].multiply_adds, found[1].parameters, -found[2], found[0].number)
+    chosen, cost = min(
+        within,
+        key=lambda found: (found[1].multiply_adds, found[1].parameters, -found[0].mean, found[0].trial.number),
     )
-    told = f"one standard error ({error:.3f}) of trial {best.number}, the best ({best.val_dice:.3f})"
-    because = (
-        f"of the {len(within)} trials within {told}, trial {chosen.number} ({dice:.3f}) has the fewest multiply-adds"
+    return Selection(
+        trial=chosen.trial.number,
+        rule=SMALLEST,
+        best=best.trial.number,
+        standard_error=error,
+        because=_because(best, best.trial.cost, chosen, cost, error, len(within)),
+        least=best.mean - error,
     )
-    if chosen.number == best.number:
-        because = f"no trial within {told}, has fewer multiply-adds"
-    elif cost.multiply_adds < best.cost.multiply_adds:
-        because += f", {short(cost.multiply_adds)} instead of {short(best.cost.multiply_adds)}"
-    return Selection(trial=chosen.number, rule=SMALLEST, best=best.number, standard_error=error, because=because)
+
+
+def _because(
+    best: Candidate, best_cost: "ModelCost", chosen: Candidate, cost: "ModelCost", error: float, within: int
+) -> str:
+    number, several = chosen.trial.number, best.seeds > 1
+    noun = "arm" if several else "trial"
+    mean = f"with a mean of {best.mean:.3f} over {best.seeds} seeds" if several else f"({best.mean:.3f})"
+    told = f"one standard error ({error:.3f}) of {'that of ' if several else ''}trial {best.trial.number}, the best "
+    told += mean
+    if chosen is best:
+        return f"no {noun} within {told}, has fewer multiply-adds"
+    because = f"of the {within} {noun}s within {told}, {'that of ' if several else ''}trial {number} "
+    because += f"({chosen.mean:.3f}) has the fewest multiply-adds"
+    if cost.multiply_adds < best_cost.multiply_adds:
+        because += f", {short(cost.multiply_adds)} instead of {short(best_cost.multiply_adds)}"
+    return because

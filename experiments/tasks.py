@@ -50,8 +50,8 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
         job: `train` takes the arguments `config` (the fields of a TrainConfig), `dataset` (a converted dataset's
             folder) and, to go on where an attempt before stopped, `checkpoints` (a folder). `evaluate` takes `model`
             (path of a `.keras` file), `dataset`, `split`, `tta`, `largest_component`, and `threshold`, or None to tune
-            it on the validation split. `speed` takes `config`,
-            `dataset` and `seconds`.
+            it on the validation split; it must then be `registered_threshold`, where that is given. `speed` takes
+            `config`, `dataset` and `seconds`.
         report: hears of each epoch of training; training stops when it returns False.
 
     Returns:
@@ -85,15 +85,14 @@ def train(
     names them.
     """
     from experiments.figures import learning_curves
-    from seg.models.precision import with_chosen_precision
     from seg.training.devices import make_strategy
-    from seg.training.fit import fit
+    from seg.training.fit import fit, with_settled_precision
     from seg.training.speed import measure_cost
 
-    settings = TrainConfig(**config)
     manifest = Manifest.load(Path(dataset))
-    strategy = make_strategy(settings.devices)
     kept = Path(checkpoints) if checkpoints else None
+    settings = with_settled_precision(TrainConfig(**config), kept)
+    strategy = make_strategy(settings.devices)
     result = fit(settings, manifest, strategy, folder, report, kept, _EpochPictures(folder, manifest))
 
     if len(manifest.classes) > 1:  # `seg.load` reads it
@@ -107,8 +106,7 @@ def train(
     learning_curves(result.history).savefig(folder / "learning_curves.png")
     threshold = 0.5 if len(manifest.classes) == 1 else None
     _write_predictions(folder, model, manifest, "val", threshold, result.batch_size, strategy)
-    used = with_chosen_precision(settings).precision
-    _write(folder / ENVIRONMENT, Environment.here(strategy, used).as_json())
+    _write(folder / ENVIRONMENT, Environment.here(strategy, settings.precision).as_json())
     cost = measure_cost(model, manifest.records("val")[0, ..., :3], result)
     content = asdict(result) | {"cost": asdict(cost)}
     _write(folder / RESULT, json.dumps(content, indent=1) + "\n")
@@ -140,6 +138,7 @@ def evaluate(
     threshold: float | None,
     tta: str = "none",
     largest_component: str = "no",
+    registered_threshold: float | None = None,
 ) -> dict[str, Any]:
     """Scores a model on a split; leaves evaluation.json, per_image.csv, SPLIT_predictions.npz and panels."""
     from seg.training import evaluation
@@ -172,6 +171,11 @@ def evaluate(
             network, manifest, "val", batch_size, strategy, tta, largest_component
         )
         threshold = best_threshold(curves["val"])
+        if registered_threshold not in (None, threshold):
+            raise UserError(
+                f"the threshold must stay {registered_threshold}, with which the model is registered, and validation "
+                f"gives {threshold} here; use another model_name."
+            )
     found = evaluation.evaluate(network, manifest, split, threshold, batch_size, strategy, tta, largest_component)
 
     curves[split] = found.threshold_curve

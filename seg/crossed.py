@@ -196,16 +196,22 @@ def by_group(table: NDArray[np.floating], groups: Sequence[str] | None) -> NDArr
 
 
 def standard_error(scores: NDArray[np.floating], groups: Sequence[str] | None) -> float:
-    """Standard error of the mean over images, or over groups of images that were drawn whole.
+    """Standard error of the mean over trainings × images, or × groups of images that were drawn whole.
+
+    Of several seeds, that of `CrossedMean`; one says nothing of others, and its error is about other images alone.
 
     Args:
-        scores: shape (images,).
+        scores: shape (seeds, images).
         groups: one name per image; None: every image is its own.
 
     Raises:
         UserError: if there are fewer than two images, or groups of them.
     """
-    units = by_group(np.asarray(scores)[None], groups)[0]
-    if len(units) < 2:
-        raise UserError(f"a standard error needs two images or groups of images at least, got {len(units)}.")
-    return float(units.std(ddof=1) / math.sqrt(len(units)))
+    table = by_group(scores, groups)
+    seeds, units = table.shape
+    if units < 2:
+        raise UserError(f"a standard error needs two images or groups of images at least, got {units}.")
+    if seeds == 1:
+        return float(table[0].std(ddof=1) / math.sqrt(units))
+    mean = CrossedMean.of(table)
+    return math.sqrt(mean.seed_part + mean.unit_part)

@@ -146,7 +146,7 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}; use 8.")
-        self._logits = _compiled(model)
+        self._logits = serving_graph(model)
         self.batch_size = batch_size
         self.classes = _named(int(model.output_shape[-1]), classes)
         default = _DEFAULT_THRESHOLD if len(self.classes) == 1 else None
@@ -330,8 +330,8 @@ def _named(channels: int, names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _compiled(model: Any) -> Any:
-    """One graph for batches of every length: layer by layer, one image takes several times as long.
+def serving_graph(model: Any) -> Any:
+    """From uint8 images to logits, in one graph for batches of every length: layer by layer takes several times longer.
 
     With its weights as constants, TensorFlow makes normalisation a part of the convolutions, which rounds otherwise. A
     model of half precision keeps its weights: its rounding is what was validated.

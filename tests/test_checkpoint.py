@@ -12,9 +12,10 @@ import pytest
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
+from seg.training import fit as fit_module
 from seg.training.checkpoint import KEPT, Checkpoints
 from seg.training.devices import make_strategy
-from seg.training.fit import MODEL, fit
+from seg.training.fit import MODEL, fit, with_settled_precision
 from seg.training.result import EpochReport, TrainResult
 from tests.tiny import write_tiny
 
@@ -120,6 +121,29 @@ def test_interrupted_again_and_again(tiny: Manifest, tmp_path: Path) -> None:
         with pytest.raises(Killed):
             train(tiny, parts, epoch, **changes)
     assert outcome(train(tiny, parts, **changes), parts) == outcome(train(tiny, whole, **changes), whole)
+
+
+def test_what_auto_meant_where_training_began(
+    tiny: Manifest, tmp_path: Path, uninterrupted: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where it means another format, it goes on in that of the checkpoint."""
+    means = "float32"
+    monkeypatch.setattr(
+        fit_module,
+        "with_chosen_precision",
+        lambda config: replace(config, precision=means) if config.precision == "auto" else config,
+    )
+    with pytest.raises(Killed):
+        train(tiny, tmp_path, 2, precision="auto")
+    means = "mixed_bfloat16"
+    assert outcome(train(tiny, tmp_path, precision="auto"), tmp_path) == uninterrupted
+    (tmp_path / "checkpoints" / "epoch_00004.npz").write_bytes(b"torn")
+    auto = replace(CONFIG, precision="auto")
+    assert with_settled_precision(auto, tmp_path / "checkpoints").precision == "float32"
+    assert with_settled_precision(auto, tmp_path / "none").precision == "mixed_bfloat16"
+    given = replace(CONFIG, precision="mixed_float16")
+    with pytest.raises(UserError, match="must be of the same training"):
+        train(tiny, tmp_path, precision=given.precision)
 
 
 def test_a_call_that_goes_on_reports_the_epochs_before(tiny: Manifest, tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ import pytest
 from mlflow.exceptions import MlflowException
 from pycocotools import mask as pycoco
 
+from experiments import app
 from experiments.batch_prediction import PredictionSettings
 from experiments.coco_results import image_ids
 from experiments.models import FetchedModel
 from experiments.predict import predict_folder
 from experiments.pyfunc_model import SegmentationModel
+from experiments.registry import ModelInfo
 from experiments.saved_model import _signature
 from experiments.web_page import models as web_models
 from seg.errors import UserError
@@ -222,7 +224,7 @@ def test_a_dataset_of_other_classes_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_no_model_of_several_classes(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = SimpleNamespace(version="3")
+    info = SimpleNamespace(version="3", classes="foreground")  # its tag is wrong
     registry: Any = SimpleNamespace(find=lambda uri: info, aliases=lambda name: {})
     monkeypatch.setattr(web_models, "fetch_version", lambda *arguments: SimpleNamespace(file=Path()))
     monkeypatch.setattr(web_models, "Predictor", SimpleNamespace(load=lambda file: predictor))
@@ -230,3 +232,26 @@ def test_the_page_shows_no_model_of_several_classes(predictor: Predictor, monkey
         UserError, match="models of one class, and version 3 of it finds edema, core; use predict or serve"
     ):
         web_models.Models(registry, "it").load("/3")
+
+
+def test_a_model_whose_tag_names_several_classes_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = ModelInfo(name="it", version="3", run_id="r", test_key="k", dice=None, classes="edema,core")
+    fetched: list[Any] = []
+    registry: Any = SimpleNamespace(find=lambda uri: info, aliases=lambda name: {}, example=fetched.append)
+    monkeypatch.setattr(web_models, "fetch_version", lambda *arguments: fetched.append(arguments))
+    models = web_models.Models(registry, "it")
+    for ask in (models.find, models.load, models.example):
+        with pytest.raises(UserError, match="version 3 of it finds edema, core; use predict or serve"):
+            ask("@champion")
+    assert fetched == []
+
+
+def test_the_page_refuses_it_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = ModelInfo(name="it", version="3", run_id="r", test_key="k", dice=None, classes="edema,core")
+    registry: Any = SimpleNamespace(find=lambda uri: info, aliases=lambda name: {}, versions=lambda name: ["3"])
+    monkeypatch.setattr(app, "check_extra", lambda: None)
+    monkeypatch.setattr(app, "Tracker", lambda *arguments: SimpleNamespace(uri=""))
+    monkeypatch.setattr(app, "Registry", lambda uri: registry)
+    monkeypatch.setattr(app, "find_examples", None)  # calling it would be a TypeError
+    with pytest.raises(UserError, match="version 3 of it finds edema, core"):
+        app.main(["--model_name=it"])

@@ -175,7 +175,7 @@ def test_the_whole_command_twice(tmp_path):
     """Two arms at their own learning rates, then a seed more: the test images are used once."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
 
-    def run(seeds: int) -> str:
+    def run(seeds: int, tta: str = "flips", mistake: bool = False) -> str:
         options = {
             "image_size": 32,
             "depth": 1,
@@ -187,6 +187,8 @@ def test_the_whole_command_twice(tmp_path):
             "workspace": tmp_path / "workspace",
             "storage": f"sqlite:///{tmp_path / 'optuna.db'}",
             "output": tmp_path / "out",
+            "tta": tta,
+            "largest_component": "yes",
         }
         done = subprocess.run(
             [sys.executable, "-m", "experiments.compare", *(f"--{name}={value}" for name, value in options.items())],
@@ -195,8 +197,8 @@ def test_the_whole_command_twice(tmp_path):
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == (2 if mistake else 0), done.stderr
+        return done.stderr if mistake else done.stdout
 
     printed = run(1)
     first = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -206,6 +208,10 @@ def test_the_whole_command_twice(tmp_path):
     assert first["test"]["optimism_gap"] == pytest.approx(
         first["test"]["validation_dice"] - first["test"]["dice"]["mean"]
     )
+    (scored,) = (tmp_path / "workspace" / "studies").glob("comparison/final_*/evaluation.json")
+    evaluation = json.loads(scored.read_text())
+    assert (evaluation["tta"], evaluation["largest_component"]) == ("flips", "yes")
+    assert "tta must stay flips, with which trial" in run(2, "none", mistake=True)
     printed = run(2)
     assert f"used {use['at']}" in printed
     second = json.loads((tmp_path / "out" / "comparison.json").read_text())

@@ -51,6 +51,30 @@ def test_changes_of_one_arm_are_named_by_what_they_change():
     assert [arm.name for arm in arms(factorial)] == ["bce, ema 0", "bce, ema 0.9", "dice, ema 0", "dice, ema 0.9"]
 
 
+def test_changes_of_one_arm_with_a_learning_rate_each():
+    base = {"loss": "dice", "ema": 0.9, "augmentation": "square", "learning_rate": 0.003}
+    slow, fast = {"learning_rate": 0.001}, {"learning_rate": 1.0}
+    changes = [{}, {"ema": 0.0} | slow, {"augmentation": "none"}, {"loss": "bce"} | fast]
+    rows = [row(number, 0.9 - number / 10, **base | change) for number, change in enumerate(changes)]
+    assert [arm.name for arm in arms(rows)] == [
+        "base",
+        "learning_rate 0.001, ema 0",
+        "augmentation none",
+        "bce, learning_rate 1",
+    ]
+    # The base's own rate may be the one that no other arm chose.
+    rows = [row(0, 0.9, ema=0.9), row(1, 0.8, learning_rate=0.01)]
+    rows.append(row(2, 0.7, ema=0.9, loss="dice", learning_rate=0.01))
+    assert [arm.name for arm in arms(rows)] == ["base", "learning_rate 0.01, ema 0", "dice, learning_rate 0.01"]
+    # An arm whose rates are still being tried is several: no design is told from them.
+    assert arms([*rows, row(3, 0.6, ema=0.9, loss="dice", learning_rate=0.1)])[0].base is None
+
+
+def test_learning_rates_that_were_searched_are_no_changes_of_one_arm():
+    rows = [row(0, 0.9), row(1, 0.8, learning_rate=0.01), row(2, 0.7, loss="dice", learning_rate=0.02)]
+    assert [arm.base for arm in arms(rows)] == [None] * 3
+
+
 def test_a_pruned_trial_is_no_score_of_its_arm():
     (arm,) = arms([row(0, 0.9, "pruned"), row(1, 0.5)])
     assert arm.val_dice == (0.5,)

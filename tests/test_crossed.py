@@ -126,15 +126,23 @@ def test_other_groups_are_refused():
 
 def test_standard_error_by_hand():
     # Of 1, 0, 1, 0: variance 4 · 0.25 / 3 = 1/3, of the mean a quarter of that.
-    assert standard_error(np.array([1.0, 0.0, 1.0, 0.0]), None) == pytest.approx((1 / 12) ** 0.5)
+    assert standard_error(np.array([[1.0, 0.0, 1.0, 0.0]]), None) == pytest.approx((1 / 12) ** 0.5)
     # In two groups, of mean 1 and 0: variance 0.5, of the mean half of that. Images alone would say 0.289.
-    assert standard_error(np.array([1.0, 0.0, 1.0, 0.0]), ["a", "b", "a", "b"]) == pytest.approx(0.5)
+    assert standard_error(np.array([[1.0, 0.0, 1.0, 0.0]]), ["a", "b", "a", "b"]) == pytest.approx(0.5)
     # Groups of 3 and 1 image, of mean 1 and 0: residuals 3 · (1 - 0.75) = 0.75 and -0.75, doubled and by 4 images
     # 0.375 and -0.375: variance 0.28125, of the mean half of that.
-    assert standard_error(np.array([1.0, 1.0, 1.0, 0.0]), ["a", "a", "a", "b"]) == pytest.approx(0.375)
+    assert standard_error(np.array([[1.0, 1.0, 1.0, 0.0]]), ["a", "a", "a", "b"]) == pytest.approx(0.375)
+
+
+def test_standard_error_over_seeds_by_hand():
+    # Means: 0.6 and 0.4 of the seeds, 0.7 and 0.3 of the images, nothing left over. MS(seeds) = 2 · 0.02 and
+    # MS(images) = 2 · 0.08, each over S · I = 4: 0.01 + 0.04. One seed alone would have 0.2 for 0.2236.
+    table = np.array([[0.8, 0.4], [0.6, 0.2]])
+    assert standard_error(table, None) == pytest.approx(0.05**0.5)
+    assert standard_error(table[:1], None) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("scores", "groups"), [([0.5], None), ([0.5, 0.7], ["a", "a"])])
 def test_no_standard_error_of_one_unit(scores, groups):
     with pytest.raises(UserError, match="a standard error needs two images or groups of images at least, got 1"):
-        standard_error(np.array(scores), groups)
+        standard_error(np.array([scores]), groups)

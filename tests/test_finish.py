@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,22 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from experiments import final_test
+from experiments import finish as finish_module
 from experiments.delivery import NotDelivered
-from experiments.final_test import score_metrics
+from experiments.final_test import check_scored_alike, score_metrics, score_on_test_once
 from experiments.main import main
 from experiments.one_job import JobFailed
-from experiments.stored_study import TrialRow
-from experiments.study_result import StudyResult
+from experiments.registry import Registry
+from experiments.stored_study import StoredStudy, TestUse, TrialRow
+from experiments.study_result import StudyResult, final_folder
 from experiments.tasks import EVALUATION_FORMAT
 from experiments.tracking import Tracker
 from seg.config import TrainConfig
+from seg.data.appearance import Appearance
+from seg.data.manifest import Manifest
 from seg.errors import UserError
-from tests.study_setting import make_manifest
+from tests.recording_tracker import RecordingTracker
+from tests.study_setting import make_manifest, make_space
 from tests.tiny import write_tiny
 
 
@@ -166,7 +172,7 @@ def test_scores_of_an_older_format_or_of_other_images_are_made_anew(
     known["largest_component"] = "no"
 
     def scores() -> dict[str, Any]:
-        return final_test._evaluate_once(executor, tmp_path, tmp_path / "model.keras", manifest, "none", "no")
+        return final_test._evaluate_once(executor, tmp_path, tmp_path / "model.keras", manifest, "none", "no", None)
 
     assert scores() == {"anew": True}
     for content in ("{", *(json.dumps(known | {name: "other"}) for name in known)):
@@ -174,3 +180,152 @@ def test_scores_of_an_older_format_or_of_other_images_are_made_anew(
         assert scores() == {"anew": True}
     (tmp_path / "evaluation.json").write_text(json.dumps(known))
     assert scores() == known
+
+
+class TestScoredOnce:
+    """The test scores of a study's trial 3, with a fake evaluation."""
+
+    @pytest.fixture
+    def manifest(self, tmp_path: Path) -> Manifest:
+        return write_tiny(tmp_path / "tiny")
+
+    @pytest.fixture
+    def evaluated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+        """What evaluations were asked for: threshold, tta, largest_component and the registered threshold."""
+        asked: list[tuple[Any, ...]] = []
+
+        def evaluate(executor: Any, folder: Path, model: Path, manifest: Any, split: str, *how: Any) -> dict[str, Any]:
+            asked.append(how)
+            folder.mkdir(parents=True, exist_ok=True)
+            return {"threshold": 0.5, "scores": {}, "baselines": {}}
+
+        result = make_result(tmp_path)
+        (result.folder(result.rows[0])).mkdir(parents=True)
+        (result.folder(result.rows[0]) / "model.keras").touch()
+        monkeypatch.setattr(final_test, "evaluate", evaluate)
+        monkeypatch.setattr(final_test, "note_test_use", lambda *arguments: None)
+        monkeypatch.setattr(final_test, "read_study", lambda storage, study: self.stored(result))
+        return asked
+
+    def stored(self, result: StudyResult) -> StoredStudy:
+        return StoredStudy(
+            study="unet",
+            dataset_key="tiny-0",
+            dataset_name="tiny",
+            split="official",
+            sampler="grid",
+            settings={},
+            run_id="parent",
+            rows=result.rows,
+            test_uses=(TestUse(trial=3, at="2026-01-02T03:04:05+00:00"),),
+        )
+
+    def evaluation(self, folder: Path, **content: Any) -> None:
+        result = make_result(folder)
+        final = final_folder(result.folder(result.rows[0]))
+        final.mkdir(parents=True, exist_ok=True)
+        (final / "evaluation.json").write_text(json.dumps({"format": EVALUATION_FORMAT} | content))
+
+    def score(self, folder: Path, manifest: Manifest, tta: str, largest_component: str) -> None:
+        tracker: Any = RecordingTracker(folder / "calls.jsonl")
+        executor: Any = None
+        score_on_test_once(make_result(folder), manifest, tracker, executor, "storage", tta, largest_component)
+
+    def test_a_comparisons_winner_is_scored_as_asked(
+        self, tmp_path: Path, manifest: Manifest, evaluated: list[tuple[Any, ...]]
+    ) -> None:
+        self.score(tmp_path, manifest, "flips", "yes")  # the use was cut short: there are no scores
+        assert evaluated == [(None, "flips", "yes", None)]
+
+    def test_scores_of_an_older_format_are_made_anew_and_others_stay(
+        self, tmp_path: Path, manifest: Manifest, evaluated: list[tuple[Any, ...]]
+    ) -> None:
+        self.evaluation(tmp_path)
+        self.score(tmp_path, manifest, "none", "no")
+        assert evaluated == []
+        self.evaluation(tmp_path, format=EVALUATION_FORMAT - 1)
+        self.score(tmp_path, manifest, "none", "no")
+        assert evaluated == [(None, "none", "no", None)]
+
+    @pytest.mark.usefixtures("evaluated")
+    def test_another_tta_than_that_of_the_scores_is_refused(self, tmp_path: Path) -> None:
+        check_scored_alike("storage", "unet", tmp_path, "flips", "no")  # no scores yet
+        self.evaluation(tmp_path, tta="none", largest_component="yes")
+        check_scored_alike("storage", "unet", tmp_path, "none", "yes")
+        with pytest.raises(
+            UserError, match="tta must stay none, with which trial 3 of study 'unet' .*, got flips; use another study"
+        ):
+            check_scored_alike("storage", "unet", tmp_path, "flips", "yes")
+        with pytest.raises(UserError, match="largest_component must stay yes, .* got no"):
+            check_scored_alike("storage", "unet", tmp_path, "none", "no")
+
+    def test_a_new_study_has_no_scores(self, tmp_path: Path) -> None:
+        check_scored_alike(f"sqlite:///{tmp_path / 'optuna.db'}", "unet", tmp_path, "flips", "no")
+
+
+class TestRegisteredAlready:
+    """A trial whose model is a version: what the version holds is checked before the test split is used."""
+
+    @pytest.fixture
+    def refuse(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """`finish` with a `tta`, where trial 3 is registered with flips and the threshold 0.45."""
+        uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+        manifest = make_manifest(tmp_path)
+        tracker = Tracker(uri, None)
+        study_run = tracker.start_study("unet", {}, manifest)
+        client = mlflow.MlflowClient(uri)
+        run_id = client.create_run(client.get_run(study_run).info.experiment_id).info.run_id
+        (tmp_path / "model.keras").write_bytes(b"weights")
+        appearance = Appearance(
+            height=(1, 9), width=(1, 9), aspect=(1, 1), brightness=(0, 255), contrast=(0, 200), colour=0.0
+        )
+        Registry(uri).register(
+            run_id,
+            tmp_path / "model.keras",
+            "seg-unet",
+            scores={"dice_own_size": 0.5},
+            threshold=0.45,
+            dataset_key="dataset",
+            test_key="test",
+            example=b"image",
+            training_images=appearance,
+            tta="flips",
+        )
+        used: list[Any] = []
+
+        def score(*arguments: Any) -> None:
+            used.append(arguments[-3:])
+            raise RuntimeError("the test split is used")
+
+        monkeypatch.setattr(finish_module, "score_on_test", score)
+        monkeypatch.setattr(finish_module, "note_selection", lambda *arguments: None)
+        result = make_result(tmp_path, run_id, study_run)
+
+        def finish(tta: str) -> list[Any]:
+            values = Namespace(
+                select="best", storage="", tta=tta, largest_component="no", model_name="seg-unet", workspace=tmp_path
+            )
+            executor: Any = None
+            finish_module.finish(result, make_space(), manifest, tracker, executor, values)
+            return used
+
+        return finish, used
+
+    def test_another_tta(self, refuse) -> None:
+        finish, used = refuse
+        with pytest.raises(UserError, match="tta must stay flips, with which version 1 of seg-unet .* got none"):
+            finish("none")
+        assert used == []
+
+    def test_the_same(self, refuse) -> None:
+        finish, used = refuse
+        with pytest.raises(RuntimeError, match="the test split is used"):
+            finish("flips")
+        assert used == [("flips", "no", 0.45)]
+
+    def test_mlflow_that_is_away_keeps_nobody_from_scoring(self, refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+        finish, used = refuse
+        monkeypatch.setattr(finish_module, "answers", lambda uri: False)
+        with pytest.raises(RuntimeError, match="the test split is used"):
+            finish("none")
+        assert used == [("none", "no", None)]

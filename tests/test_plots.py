@@ -235,12 +235,12 @@ class TestTradeOff:
         assert is_drawn(figure)
 
     def test_the_registered_trial_and_the_line_of_its_rule(self):
-        chosen = Selection(trial=1, rule="smallest-within-1se", best=3, standard_error=0.125, because="")
+        chosen = Selection(trial=1, rule="smallest-within-1se", best=3, standard_error=0.125, because="", least=0.675)
         figure = trade_off(self.ROWS, chosen)
         for axes, cost in zip(figure.axes, (4.0, 4000), strict=True):
             (ring,) = (line for line in axes.lines if line.get_markersize() == 13)
             assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (cost, 0.7)
-            assert any(list(line.get_ydata()) == [0.675, 0.675] for line in axes.lines)  # 0.8 - 0.125
+            assert any(list(line.get_ydata()) == [0.675, 0.675] for line in axes.lines)
         labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
         assert labels == ["bce", "dice", "front", "registered", "one standard error\nbelow the best"]
 

@@ -265,10 +265,17 @@ def test_a_version_keeps_what_it_was_scored_with(uri, register):
     for changes, told in (
         ({"tta": "square"}, "tta must stay flips, with which version 1 of kept was registered .* got square"),
         ({"tta": "flips", "largest_component": "yes"}, "largest_component must stay no, .* use another model_name"),
+        (
+            {"tta": "flips", "threshold": 0.5},
+            "threshold must stay 0.45, .* from this run, got 0.5; use another model_name",
+        ),
     ):
         with pytest.raises(UserError, match=told):
             register("kept", 0.9, run_id=first.run_id, **changes)
-    assert Registry(uri).of_run("kept", first.run_id).dice == 0.8
+    registry = Registry(uri)
+    assert registry.of_run("kept", first.run_id).dice == 0.8
+    assert registry.check_kept("kept", first.run_id, {"tta": "flips", "largest_component": "no"}) == first
+    assert registry.check_kept("other", first.run_id, {"tta": "square"}) is None
     assert register("other", 0.9, run_id=first.run_id, tta="square").version == "1"
 
 

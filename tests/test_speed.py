@@ -1,10 +1,19 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from seg import inference
 from seg.training import speed
 from seg.training.result import EpochReport, ModelCost, TrainResult
 from seg.training.speed import measure_cost, measure_speed
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_speed_is_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,17 +69,45 @@ def test_cost_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure_cost(model, image, result(2.0)).images_per_second == 2.0  # better than nothing
 
 
-def test_latency_is_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes: list[tuple[int, ...]] = []
+@pytest.mark.parametrize("of_a_trial", [True, False])
+def test_what_is_measured_is_what_is_served(of_a_trial: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[tuple[int, ...]] = []
 
-    class Shape(keras.layers.Layer):
-        def call(self, images: object) -> object:
-            shapes.append(tuple(images.shape))  # type: ignore[attr-defined]
-            return images
+    def serving_graph(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
+        served = inference.serving_graph(model)
+
+        def graph(images: np.ndarray) -> tf.Tensor:
+            batches.append(images.shape)
+            assert images.dtype == np.uint8
+            return served(images)
+
+        return graph
 
     monkeypatch.setattr(speed, "_SECONDS", 0.01)
-    image = keras.Input((16, 16, 3))
-    model = keras.Model(image, Shape()(image))
-    shapes.clear()
-    assert measure_cost(model, np.zeros((16, 16, 3), np.uint8), result(1.0)).latency_ms > 0
-    assert set(shapes) == {(1, 16, 16, 3)}
+    monkeypatch.setattr(speed, "serving_graph", serving_graph)
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(1, 3)])
+    images = np.zeros((5, 16, 16, 3), np.uint8)
+    if of_a_trial:
+        assert measure_cost(model, images[0], result(1.0)).latency_ms > 0
+    else:
+        assert measure_speed(model, images).latency_ms > 0
+    assert set(batches) == {(1, 16, 16, 3)} | (set() if of_a_trial else {(5, 16, 16, 3)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_model_of_two_replicas(precision: str) -> None:
+    """In a process of its own: logical devices can be chosen once per process."""
+    script = f"""
+import numpy as np
+from seg.config import TrainConfig
+from seg.models import build_model
+from seg.training import speed
+from seg.training.devices import make_strategy
+speed._SECONDS = 0.01
+with make_strategy("cpu:2").scope():
+    model = build_model(TrainConfig(image_size=16, depth=1, filters=2, precision="{precision}"))
+print(speed.measure_speed(model, np.zeros((5, 16, 16, 3), np.uint8)).latency_ms > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,23 @@ class TestEvaluate:
         with pytest.raises(UserError, match="the evaluation needs images in the holdout split"):
             run(job, lambda report: True)
 
+    def test_a_registered_threshold_is_checked_before_the_test_split_is_used(
+        self,
+        trained: tuple[Path, dict[str, Any], list[EpochReport]],
+        tiny: Manifest,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        used: list[str] = []
+        monkeypatch.setattr("seg.training.evaluation.evaluate", lambda *arguments: used.append("test"))
+        monkeypatch.setattr("experiments.tasks.best_threshold", lambda curve: 0.5)
+        job = evaluate_job(tmp_path, trained[0] / "model.keras", tiny, registered_threshold=0.45)
+        with pytest.raises(
+            UserError, match="threshold must stay 0.45, with which the model is registered, .* gives 0.5 here"
+        ):
+            run(job, lambda report: True)
+        assert used == []
+
     def test_a_dataset_of_another_size(
         self, trained: tuple[Path, dict[str, Any], list[EpochReport]], tmp_path: Path
     ) -> None:
@@ -161,6 +179,22 @@ class TestEvaluate:
             UserError, match=r"takes images of 16 pixels, .* converted at image_size 8; convert the data"
         ):
             run(job, lambda report: True)
+
+
+def test_the_environment_names_the_format_of_the_checkpoint(
+    tiny: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` means another format on the machine that goes on."""
+    config = CONFIG | {"precision": "auto"}
+    arguments = {"config": config, "dataset": str(tiny.folder), "checkpoints": str(tmp_path / "checkpoints")}
+    job = Job(name="trial 0", task="train", folder=str(tmp_path / "trial"), arguments=arguments)
+    for means in ("float32", "mixed_bfloat16"):
+        monkeypatch.setattr(
+            "seg.training.fit.with_chosen_precision",
+            lambda config, means=means: replace(config, precision=means) if config.precision == "auto" else config,
+        )
+        run(job, lambda report: True)
+        assert json.loads((tmp_path / "trial" / "environment.json").read_text())["precision"] == "float32"
 
 
 class TestPanelImages:

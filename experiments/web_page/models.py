@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -63,20 +64,37 @@ class Models:
             (f"version {version}", f"/{version}") for version in versions
         ]
 
-    def load(self, reference: str) -> LoadedModel:
-        """A version, `@ALIAS` or `/NUMBER`; the last few stay in memory.
+    def find(self, reference: str) -> ModelInfo:
+        """What the registry knows of a version.
 
         Raises:
             UserError: if there is none, or it finds several classes, which the page does not show.
         """
         info = self._registry.find(f"models:/{self.name}{reference}")
+        self._refuse_several(info, info.classes.split(","))
+        return info
+
+    def load(self, reference: str) -> LoadedModel:
+        """A version, `@ALIAS` or `/NUMBER`; the last few stay in memory.
+
+        Raises:
+            UserError: as `find`.
+        """
+        info = self.find(reference)
         aliases = self._registry.aliases(self.name)
         named = tuple(sorted(alias for alias, version in aliases.items() if version == info.version))
         return LoadedModel(info=info, aliases=named, predictor=self._predictor(info))
 
     def example(self, reference: str) -> bytes | None:
         """The encoded image that travels with a version; None where none does."""
-        return self._registry.example(self._registry.find(f"models:/{self.name}{reference}"))
+        return self._registry.example(self.find(reference))
+
+    def _refuse_several(self, info: ModelInfo, classes: Sequence[str]) -> None:
+        if len(classes) > 1:
+            raise UserError(
+                f"the page shows models of one class, and version {info.version} of {self.name} finds "
+                f"{', '.join(classes)}; use predict or serve."
+            )
 
     def _predictor(self, info: ModelInfo) -> Predictor:
         with self._lock:  # two people who ask at once wait for one loading
@@ -84,11 +102,7 @@ class Models:
                 with tempfile.TemporaryDirectory() as folder:
                     file = fetch_version(info, self._registry, Path(folder)).file
                     predictor = Predictor.load(file)
-                if len(predictor.classes) > 1:
-                    raise UserError(
-                        f"the page shows models of one class, and version {info.version} of {self.name} finds "
-                        f"{', '.join(predictor.classes)}; use predict or serve."
-                    )
+                self._refuse_several(info, predictor.classes)  # a version without the tag
                 self._loaded[info.version] = predictor
                 while len(self._loaded) > _KEPT:
                     self._loaded.popitem(last=False)

@@ -38,6 +38,17 @@ _STATE = "state"
 _NAME = re.compile(r"epoch_(\d{5})\.npz")
 
 
+def kept_precision(folder: Path) -> str | None:
+    """The number format of the training whose newest readable checkpoint lies in a folder; None where none does."""
+    for path in _files(folder):
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+                return str(json.loads(str(content[_STATE]))["identity"]["config"]["precision"])
+        except UNREADABLE:
+            continue
+    return None
+
+
 class Checkpoints:
     """The checkpoints of one training run.
 
@@ -67,7 +78,7 @@ class Checkpoints:
             with partial.open("wb") as file:
                 np.savez(file, **arrays, **{_STATE: np.array(json.dumps(state))})  # type: ignore[arg-type]
             partial.replace(path)
-            for old in self._files()[KEPT:]:
+            for old in _files(self._folder)[KEPT:]:
                 old.unlink()
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -88,7 +99,7 @@ class Checkpoints:
             UserError: if the checkpoint is of another configuration, dataset or number of replicas.
         """
         model.optimizer.build(model.trainable_variables)
-        for path in self._files():
+        for path in _files(self._folder):
             try:
                 # Opened here: NumPy leaves a file open that turns out to be damaged.
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
@@ -113,11 +124,12 @@ class Checkpoints:
                     f"remove {self._folder} to begin anew."
                 )
 
-    def _files(self) -> list[Path]:
-        """Newest first."""
-        if not self._folder.is_dir():
-            return []
-        return sorted((path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+
+def _files(folder: Path) -> list[Path]:
+    """Its checkpoints, newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from seg.errors import UserError
 from seg.losses import get_loss, mean_over_outputs, validation_loss
 from seg.models import build_training_model, final_model
 from seg.models.blocks import logit_channels
-from seg.models.precision import with_chosen_precision
+from seg.models.precision import AUTO, with_chosen_precision
 from seg.training.averaging import WeightAverage
-from seg.training.checkpoint import Checkpoints
+from seg.training.checkpoint import Checkpoints, kept_precision
 from seg.training.devices import effective_batch_size
 from seg.training.fused import with_fused_normalization
 from seg.training.optimizer import make_optimizer
@@ -64,7 +65,7 @@ def fit(
         TrainingDiverged: if a loss is NaN or infinite; the model of the best epoch before stays.
     """
     _check(config, manifest)
-    config = with_chosen_precision(config)  # a checkpoint of another format is refused
+    config = with_settled_precision(config, checkpoints)
     replicas = strategy.num_replicas_in_sync
     batch_size = effective_batch_size(config.batch_size, replicas)
     keras.utils.set_random_seed(config.seed)
@@ -105,6 +106,16 @@ def fit(
         model=MODEL,
         history=tuple(course.history),
     )
+
+
+def with_settled_precision(config: TrainConfig, checkpoints: Path | None) -> TrainConfig:
+    """The configuration with a number format in place of `auto`: that of the checkpoint from which training goes on.
+
+    Where there is no checkpoint, it is what `auto` means here; another machine may have begun.
+    """
+    if config.precision == AUTO and checkpoints is not None and (kept := kept_precision(checkpoints)) is not None:
+        return replace(config, precision=kept)
+    return with_chosen_precision(config)
 
 
 def compiled_model(config: TrainConfig, steps: int, classes: int) -> tuple[keras.Model, keras.Model]:

@@ -31,8 +31,8 @@ class ModelCost:
     Attributes:
         parameters: number of weights.
         multiply_adds: multiplications, each with an addition, of the convolutions for one image of the training size.
-        latency_ms: median milliseconds of one image alone, from its pixels at the training size to the logits, on the
-            device that trained; on several, on the first.
+        latency_ms: median milliseconds of one image alone, from its pixels at the training size to the logits, in
+            the graph that serves the model, on the device that trained; on several, on the first.
         images_per_second: of training, validation not counted; median over the epochs after the first, which warms up.
     """
 

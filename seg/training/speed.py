@@ -1,4 +1,4 @@
-"""What a model costs on this machine, from an image of the training size to its logits."""
+"""What a model costs on this machine, from an image of the training size to its logits, in the graph that serves it."""
 
 import os
 import platform
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from seg.inference import serving_graph
 from seg.models.cost import multiply_adds
 from seg.training.result import ModelCost, TrainResult
 
@@ -42,11 +43,12 @@ def measure_speed(model: keras.Model, images: np.ndarray) -> Speed:
     Args:
         images: `(batch, image_size, image_size, 3)` uint8, the batch to time.
     """
+    graph = serving_graph(model)
     return Speed(
         machine=machine(),
         batch_size=len(images),
-        images_per_second=len(images) / _seconds_for(model, images),
-        latency_ms=1000 * _seconds_for(model, images[:1]),
+        images_per_second=len(images) / _seconds_for(graph, images),
+        latency_ms=1000 * _seconds_for(graph, images[:1]),
     )
 
 
@@ -62,7 +64,7 @@ def measure_cost(model: keras.Model, image: np.ndarray, result: TrainResult) -> 
     return ModelCost(
         parameters=result.parameters,
         multiply_adds=multiply_adds(model),
-        latency_ms=1000 * _seconds_for(model, image[None]),
+        latency_ms=1000 * _seconds_for(serving_graph(model), image[None]),
         images_per_second=statistics.median(report.images_per_second for report in warm),
     )
 
@@ -84,10 +86,8 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _seconds_for(model: keras.Model, images: np.ndarray) -> float:
-    call = tf.function(lambda batch: model(batch, training=False))
-    batch = tf.constant(images.astype(np.float32))
-    return _median_seconds(lambda: call(batch).numpy())
+def _seconds_for(graph: Callable[[np.ndarray], tf.Tensor], images: np.ndarray) -> float:
+    return _median_seconds(lambda: graph(images).numpy())
 
 
 def _median_seconds(call: Callable[[], object]) -> float:
