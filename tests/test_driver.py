@@ -95,11 +95,11 @@ def test_the_same_command_again_does_nothing_and_says_so(setting):
         (
             "sigkill",
             "killed by SIGKILL (out of memory?), in the last of 3 attempts; "
-            "if memory is short, use a batch_size below 10",
+            "if memory is short, use batch_size 5 or fewer filters",
         ),
         ("segfault", "killed by SIGSEGV, in the last of 3 attempts"),
         ("exit", "exited with code 7 before it returned, in the last of 3 attempts"),
-        ("memory_error", "MemoryError; if memory is short, use a batch_size below 10"),
+        ("memory_error", "MemoryError; if memory is short, use batch_size 5 or fewer filters"),
         ("nan", "val_dice was not a finite number in epoch 1"),
         ("nan_at_end", "val_dice of the best epoch is nan"),
         ("user_error", "UserError: batch_size must be at least 1, got 0."),
