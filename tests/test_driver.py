@@ -48,12 +48,12 @@ def test_a_trial_is_recorded_from_start_to_end(setting):
         "start_trial",
         "log_epoch",
         "log_epoch",
+        "log_folder",
         "log_metrics",
         "log_tags",
-        "log_folder",
         "end",
     ]
-    assert calls[3]["metrics"] == {
+    assert calls[4]["metrics"] == {
         "best_val_dice": pytest.approx(0.508),
         "best_epoch": 2,
         "parameters": 1,
@@ -61,7 +61,7 @@ def test_a_trial_is_recorded_from_start_to_end(setting):
         "latency_ms": 4.0,
         "training_images_per_second": 10.0,
     }
-    assert calls[5]["files"] == ["epochs.txt", "log.txt", "model.keras"]
+    assert calls[3]["files"] == ["epochs.txt", "log.txt", "model.keras"]
     assert setting.tracker.states() == {"run-losses": "running", "run-losses-0": "finished"}
 
 
