@@ -25,7 +25,12 @@ def test_two_commands_share_one_budget(postgresql: PostgreSQL, tmp_path: Path) -
     Tracker(tracking, "first")  # the tables, for which two first users would race
     url = sqlalchemy.make_url(storage)
     options = {"data": tmp_path / "export", "workspace": workspace, "trials": TRIALS}
-    options |= {"storage": url._replace(password=None).render_as_string(), "image_size": 32, "depth": 2, "batch_size": 4}
+    options |= {
+        "storage": url._replace(password=None).render_as_string(),
+        "image_size": 32,
+        "depth": 2,
+        "batch_size": 4,
+    }
     options |= {"loss": "bce,dice", "filters": "2,4", "epochs": 1}
     command = [sys.executable, "-m", "experiments.study", *(f"--{name}={value}" for name, value in options.items())]
     environment = os.environ | {"PGPASSWORD": url.password, "MLFLOW_TRACKING_URI": tracking, "PYTHONPATH": str(ROOT)}
