@@ -74,8 +74,8 @@ def _result(ended: JobEnded) -> dict[str, Any]:
     if ended.user_error:
         raise UserError(ended.reason.removeprefix("UserError: "))
     reason = ended.reason
-    if ended.job.task == "train":
-        reason = with_remedy(reason, ended.traceback, ended.job.arguments["config"]["batch_size"])
+    if (config := ended.job.arguments.get("config")) is not None:  # it trains
+        reason = with_remedy(reason, ended.traceback, config["batch_size"])
     failed = JobFailed(f"{ended.job.name} failed: {reason} ({Path(ended.job.folder) / 'log.txt'})")
     failed.add_note(ended.traceback)  # the process's own: it becomes part of the run's traceback.txt
     raise failed
