@@ -22,7 +22,7 @@ from experiments.options import FIELDS, OPTIONS, parser, train_config
 from experiments.report import COMPARISON, note_origin, publish_page, write
 from experiments.search import SearchSpace, parse_arms, parse_filters, parse_learning_rates, parse_losses
 from experiments.stored_study import TrialRow
-from experiments.study import LISTS, conduct, open_executor
+from experiments.study import LISTS, conduct
 from experiments.study_hold import hold_command
 from experiments.study_page.record import StudyRecord
 from experiments.study_report import publish_study
@@ -75,6 +75,12 @@ def search_space(values: argparse.Namespace) -> SearchSpace:
     return space
 
 
+def planned(space: SearchSpace, seeds: int) -> int:
+    """How many trials a comparison shall have: of arms that choose a learning rate, the first seed is in the choice."""
+    arms = len(space.arms())
+    return len(space.tuning()) + arms * (seeds - 1) if space.tuning() else arms * seeds
+
+
 def with_own_rates(space: SearchSpace, rows: Sequence[TrialRow], seeds: int) -> list[TrainConfig]:
     """Every arm at the learning rate that it chose (the first, where it has no trial to go by), with every seed."""
     chosen = {}
@@ -98,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with (
         hold_command(values.storage, values.study) as command,
         tracker,
-        open_executor(values, space, manifest, configs) as executor,
+        study_executor.open_executor(values, space.arms(), planned(space, values.seeds), manifest) as executor,
     ):
         scoring = values.tta, values.largest_component
         check_scored_alike(values.storage, values.study, Path(values.workspace), *scoring)

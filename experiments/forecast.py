@@ -13,22 +13,26 @@ CHECKPOINTS = 2  # that a running trial keeps
 MODEL_COPIES = 2  # in the trial's folder and in MLflow
 
 
-def forecast(trials: int, division: Division, config: TrainConfig, manifest: Manifest, speed: Speed | None) -> str:
+def forecast(
+    trials: int, left: int, division: Division, config: TrainConfig, manifest: Manifest, speed: Speed | None
+) -> str:
     """One line, for the study's largest model and all epochs: pruning and early stopping make it less.
 
     Args:
         trials: of the whole study.
+        left: of them that are to be trained yet, one at least; what waits with a checkpoint counts as a whole one.
         division: how many at a time.
         config: the study's largest model.
         manifest: the dataset.
         speed: as measured of this division; None: time and disk cannot be said.
     """
     plural = "" if trials == 1 else "s"
-    line = f"forecast: {trials} trial{plural} in all, of up to {config.epochs} epochs, {describe(division)}"
+    counted = f"{trials} trial{plural} in all" if left == trials else f"{left} of {trials} trial{plural} left"
+    line = f"forecast: {counted}, of up to {config.epochs} epochs, {describe(division)}"
     if speed is None:
         return f"{line}; slots=auto would measure how long that takes"
-    seconds = forecast_seconds(trials, config.epochs, manifest, speed)
-    megabytes = math.ceil(forecast_bytes(trials, speed) / 1e6)
+    seconds = forecast_seconds(left, config.epochs, manifest, speed)
+    megabytes = math.ceil(forecast_bytes(left, speed) / 1e6)
     return f"{line}: {duration(seconds)} and {megabytes} MB of disk"
 
 

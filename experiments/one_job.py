@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.executors.base import Executor
 from experiments.jobs import Job, JobEnded
+from experiments.memory_shortage import with_remedy
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 from seg.training.result import EpochReport
@@ -74,6 +75,9 @@ def _result(ended: JobEnded) -> dict[str, Any]:
         return ended.result
     if ended.user_error:
         raise UserError(ended.reason.removeprefix("UserError: "))
-    failed = JobFailed(f"{ended.job.name} failed: {ended.reason} ({Path(ended.job.folder) / 'log.txt'})")
+    reason = ended.reason
+    if (config := ended.job.arguments.get("config")) is not None:  # it trains
+        reason = with_remedy(reason, ended.traceback, config["batch_size"])
+    failed = JobFailed(f"{ended.job.name} failed: {reason} ({Path(ended.job.folder) / 'log.txt'})")
     failed.add_note(ended.traceback)  # the process's own: it becomes part of the run's traceback.txt
     raise failed

@@ -34,8 +34,9 @@ def publish_training(tracker: "Tracker", run_id: str, folder: Path, result: Mapp
         folder: of the job.
         result: what the job returned (`experiments.tasks`).
     """
+    # First: the numbers, the tags and those of the run's end, which follow, are then told as one.
+    tracker.log_folder(run_id, folder)
     best = {"best_val_dice": result["val_dice"], "best_epoch": result["best_epoch"]}
     tracker.log_metrics(run_id, best | cost_metrics(ModelCost(**result["cost"])))
     used = {"effective_batch_size": result["batch_size"], "replicas": result["replicas"]}
     tracker.log_tags(run_id, used | {"stop_reason": result["stop_reason"]})
-    tracker.log_folder(run_id, folder)

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from experiments.objectives import check_objective, is_single
 from seg.config import AUGMENTATIONS, LOSSES, TrainConfig
@@ -217,36 +217,23 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> TrainConfig:
     )
 
 
-def place(trial: optuna.Trial, space: SearchSpace, arm: TrainConfig) -> TrainConfig:
-    """Records a grid's arm as the parameters of this trial, whose study samples with `ArmSampler`."""
-    for name, values in space.searched().items():
-        trial.suggest_categorical(name, values)
-    return arm
-
-
-class ArmSampler(optuna.samplers.BaseSampler):
-    """Gives every parameter the value that it has in `arm`; the driver sets the arm before it asks."""
-
-    arm: TrainConfig
-
-    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        return getattr(self.arm, param_name)
+def as_trial(space: SearchSpace, arm: TrainConfig, attributes: dict[str, Any]) -> optuna.trial.FrozenTrial:
+    """A grid's arm as a running trial of Optuna, whose parameters are what a grid's trials may differ in."""
+    searched: dict[str, BaseDistribution] = {
+        name: CategoricalDistribution(values) for name, values in space.searched().items()
+    }
+    params = {name: getattr(arm, name) for name in searched}
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING, params=params, distributions=searched, user_attrs=attributes
+    )
 
 
 def make_sampler(space: SearchSpace, trials_so_far: int, drivers_before: int = 0) -> optuna.samplers.BaseSampler:
-    """The sampler of a study that has so many trials: seeded, and not proposing again what other commands proposed.
+    """TPE for a study that has so many trials: seeded, and not proposing again what other commands proposed.
 
     Args:
         drivers_before: how many drivers joined a study that several may share before this one.
     """
-    if space.sampler == "grid":
-        return ArmSampler()
     seed = space.base.seed + trials_so_far + _SEEDS_OF_A_DRIVER * drivers_before
     return optuna.samplers.TPESampler(seed=seed, multivariate=True)
 

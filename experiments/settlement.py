@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.jobs import Job, JobEnded
+from experiments.memory_shortage import with_remedy
 from experiments.progress import Progress
 from experiments.run_report import publish_training
 from experiments.storage import StudyStore
@@ -21,8 +22,6 @@ from seg.training.result import ModelCost
 
 if TYPE_CHECKING:  # it imports MLflow, which a study does not need
     from experiments.tracking import Tracker
-
-_OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "out of memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +149,8 @@ class Settlement:
         user_error: bool = False,
     ) -> None:
         """Ends a trial without a score."""
-        if not user_error and any(sign in reason for sign in _OUT_OF_MEMORY):
-            reason += f"; if memory is short, use a batch_size below {running.config.batch_size}"
+        if not user_error:
+            reason = with_remedy(reason, traceback, running.config.batch_size)
         self._tracker.end(running.run_id, state, reason, traceback)
         self._store.fail(running.number, reason)
         self._forget_checkpoints(running)

@@ -14,6 +14,7 @@ from typing import Any
 from experiments.environment import installed_versions
 from experiments.executors.base import Executor
 from experiments.jobs import Job, JobEnded, JobReported
+from experiments.memory_shortage import with_remedy
 from experiments.one_job import JobFailed
 from experiments.slots import Division, Machine, Share
 from seg.config import TrainConfig
@@ -81,7 +82,8 @@ def fastest(
         shown = f"{found.images_per_second:.1f} images per second" if not found.reason else f"failed: {found.reason}"
         print(f"measured: {describe(division)}: {shown}", file=sys.stderr)
         if best is None and found.reason:
-            raise JobFailed(f"the speed of training could not be measured: {found.reason} ({folder})")
+            reason = with_remedy(found.reason, "", config.batch_size)
+            raise JobFailed(f"the speed of training could not be measured: {reason} ({folder})")
         if best is not None and found.images_per_second < best.images_per_second * WORTH_IT:
             break
         best = found

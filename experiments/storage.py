@@ -1,9 +1,9 @@
 """Optuna's storage, and nothing else talks to it: studies, their identity, their trials."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.leases import Lease, locked
 from experiments.new_database import create_whole
-from experiments.objectives import OBJECTIVES, is_single, objective_of, objective_values
+from experiments.objectives import OBJECTIVES, objective_of, objective_values
 from experiments.passwords import hide
 from experiments.patience import PatientStorage, patiently
-from experiments.search import ArmSampler, SearchSpace, fingerprint, make_pruner, make_sampler, place, suggest
+from experiments.search import SearchSpace, as_trial, fingerprint, make_pruner, make_sampler, suggest
 from experiments.selection import Selection
 from experiments.storage_connection import connect, open_storage, or_user_error, parse_url
 from experiments.stored_study import StoredStudy, TestUse, TrialRow
@@ -29,6 +29,16 @@ from seg.training.result import ModelCost
 Result = TypeVar("Result")
 
 ABANDONED = "the driver of this trial died"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A trial that this driver runs: Optuna's id, and the val_dice of each epoch that the storage knows, by epoch."""
+
+    trial_id: int
+    reported: dict[int, float]
+
+
 _STATES = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned",
@@ -58,10 +68,11 @@ class StudyStore:
         self._storage = storage
         self._space = space
         self.lease = lease
-        self._asked: dict[int, optuna.Trial] = {}
+        self._asked: dict[int, _Asked] = {}
         # Of trials that are over, and of configurations, which never change: a long study is not read again and again.
         self._settled: dict[int, TrialRow] = {}
         self._fingerprints: dict[int, str] = {}
+        self._trained: set[str | None] = set()
 
     def atomically(self, action: Callable[[], Result]) -> Result:
         """What `action` returns, which no other driver of the study interferes with.
@@ -85,6 +96,7 @@ class StudyStore:
             self._asked = asked
             self._settled.clear()
             self._fingerprints.clear()
+            self._trained.clear()
             self._study._storage = optuna.storages.get_storage(self._storage)  # its cache has what was undone
             raise
 
@@ -97,15 +109,21 @@ class StudyStore:
 
     def trials(self) -> list[TrialRow]:
         """Every trial of the study, by number."""
-        return [self._known_row(trial) for trial in self._study.get_trials(deepcopy=False)]
+        known = self._settled
+        return [known.get(trial.number) or self._new_row(trial) for trial in self._study.get_trials(deepcopy=False)]
 
-    def _known_row(self, trial: FrozenTrial) -> TrialRow:
-        if (known := self._settled.get(trial.number)) is not None:
-            return known
+    def _new_row(self, trial: FrozenTrial) -> TrialRow:
         row = _row(trial)
         if trial.state.is_finished():
             self._settled[trial.number] = row
+            if row.state != "failed":
+                self._trained.add(self.fingerprint(row))
         return row
+
+    @property
+    def trained(self) -> Container[str | None]:
+        """The fingerprints of what was finished or pruned when `trials` last looked."""
+        return self._trained
 
     def alone(self) -> AbstractContextManager[object]:
         """While the block runs, no other driver is in such a block of this study, or acts `atomically`."""
@@ -147,29 +165,35 @@ class StudyStore:
     def ask(self, arm: TrainConfig | None) -> TrialRow:
         """Starts a trial: of the given arm of a grid, or (None) of what TPE proposes."""
         assert self._space is not None  # None in a study that is held to be repaired
-        if isinstance(self._study.sampler, ArmSampler):
-            assert arm is not None
-            self._study.sampler.arm = arm
-        trial = self._study.ask()
-        config = suggest(trial, self._space) if arm is None else place(trial, self._space, arm)
-        trial.set_user_attr("config", config.as_dict())
-        self._own(trial)
+        if arm is None:
+            proposed = self._study.ask()
+            config, number, trial_id = suggest(proposed, self._space), proposed.number, proposed._trial_id
+            for name, value in self._attributes(config).items():
+                self._storage.set_trial_user_attr(trial_id, name, value)
+        else:
+            # As one operation, where Optuna's `ask` reads every trial, and then each parameter is one of its own.
+            wanted = as_trial(self._space, arm, self._attributes(arm))
+            made = self._storage._create_new_trial(self._study._study_id, wanted)
+            config, number, trial_id = arm, made.number, made._trial_id
+        self._asked[number] = _Asked(trial_id, {})
         return TrialRow(
-            number=trial.number, state="running", config=config, val_dice=None, run_id=None, reason="", seconds=None
+            number=number, state="running", config=config, val_dice=None, run_id=None, reason="", seconds=None
         )
+
+    def _attributes(self, config: TrainConfig) -> dict[str, object]:
+        return {"config": config.as_dict()} | ({} if self.lease is None else {"driver": self.lease.driver})
 
     def resume(self) -> TrialRow | None:
         """Starts the first waiting trial again; None if none waits."""
-        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return None
-        trial = self._study.ask()  # Optuna gives out what waits before anything new
-        self._own(trial)
-        return _row(self._storage.get_trial(trial._trial_id))
-
-    def _own(self, trial: optuna.Trial) -> None:
-        self._asked[trial.number] = trial
-        if self.lease is not None:
-            trial.set_user_attr("driver", self.lease.driver)
+        for waiting in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            trial_id = waiting._trial_id
+            if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                continue  # somebody else did
+            self._asked[waiting.number] = _Asked(trial_id, dict(waiting.intermediate_values))
+            if self.lease is not None:
+                self._storage.set_trial_user_attr(trial_id, "driver", self.lease.driver)
+            return _row(self._storage.get_trial(trial_id))
+        return None
 
     def requeue(self, number: int, deaths: int) -> None:
         """Lets a running trial wait for `resume`, of any driver: one of this driver, or of one that is dead."""
@@ -186,34 +210,34 @@ class StudyStore:
 
     def set_run(self, number: int, run_id: str) -> None:
         """Remembers a running trial's MLflow run."""
-        self._asked[number].set_user_attr("run_id", run_id)
+        self._storage.set_trial_user_attr(self._asked[number].trial_id, "run_id", run_id)
 
     def report(self, number: int, epoch: int, val_dice: float) -> bool:
         """Notes an epoch, unless it was noted before; returns False if the pruner wants the trial stopped."""
-        trial, trial_id = self._asked[number], self._trial_id(number)
-        known = epoch in self._storage.get_trial(trial_id).intermediate_values
-        if not is_single(self._objective):  # Optuna's trials then know neither reports nor pruning; its storage does
-            if not known:
-                self._storage.set_trial_intermediate_value(trial_id, epoch, val_dice)
+        asked = self._asked[number]
+        if epoch not in asked.reported:
+            self._storage.set_trial_intermediate_value(asked.trial_id, epoch, val_dice)
+            asked.reported[epoch] = val_dice
+        if isinstance(self._study.pruner, optuna.pruners.NopPruner):  # it would be shown the trial for nothing
             return True
-        if not known:
-            trial.report(val_dice, epoch)
-        return not trial.should_prune()
+        return not self._study.pruner.prune(self._study, self._storage.get_trial(asked.trial_id))
 
     def complete(self, number: int, val_dice: float, cost: ModelCost | None = None) -> None:
         """Ends a trial as finished with a finite val_dice; a study that judges by cost takes that, too."""
         assert math.isfinite(val_dice)
-        self._study.tell(self._costing(number, cost), objective_values(self._objective, val_dice, cost))
+        self._end(number, TrialState.COMPLETE, objective_values(self._objective, val_dice, cost), cost)
 
     def prune(self, number: int, cost: ModelCost | None = None) -> None:
         """Ends a trial as pruned; its last reported val_dice is its value."""
-        self._study.tell(self._costing(number, cost), state=TrialState.PRUNED)
+        reported = self._asked[number].reported
+        self._end(number, TrialState.PRUNED, [reported[max(reported)]], cost)
 
-    def _costing(self, number: int, cost: ModelCost | None) -> optuna.Trial:
-        trial = self._asked.pop(number)
+    def _end(self, number: int, state: TrialState, values: Sequence[float], cost: ModelCost | None) -> None:
+        # Not by Optuna's `tell`, which reads the trial before; neither TPE nor a grid does anything after a trial.
+        trial_id = self._asked.pop(number).trial_id
         if cost is not None:
-            trial.set_user_attr("cost", asdict(cost))
-        return trial
+            self._storage.set_trial_user_attr(trial_id, "cost", asdict(cost))
+        self._storage.set_trial_state_values(trial_id, state, values)
 
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial as failed: one of this driver, or one that a dead driver left running."""
@@ -223,6 +247,8 @@ class StudyStore:
         self._asked.pop(number, None)
 
     def _trial_id(self, number: int) -> int:
+        if (asked := self._asked.get(number)) is not None:
+            return asked.trial_id
         return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
     @property
@@ -322,6 +348,7 @@ def _create(
         )
         check_identity(study, identity)
         undone.pop_all()
-    drivers_before = 0 if lease is None else lease.before
-    study.sampler = make_sampler(identity.space, len(study.get_trials(deepcopy=False)), drivers_before)
+    if identity.space.sampler == "tpe":  # a grid asks no sampler
+        drivers_before = 0 if lease is None else lease.before
+        study.sampler = make_sampler(identity.space, len(study.get_trials(deepcopy=False)), drivers_before)
     return storage, study

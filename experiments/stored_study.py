@@ -8,6 +8,8 @@ from experiments.selection import Selection
 from seg.config import TrainConfig
 from seg.training.result import ModelCost
 
+STATES = ("finished", "pruned", "failed", "running", "waiting")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TestUse:

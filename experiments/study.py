@@ -65,13 +65,10 @@ def trials_of(values: argparse.Namespace, space: SearchSpace, configs: Sequence[
 
 
 def open_executor(
-    values: argparse.Namespace,
-    space: SearchSpace,
-    manifest: Manifest,
-    configs: Sequence[TrainConfig] | None = None,
+    values: argparse.Namespace, space: SearchSpace, manifest: Manifest
 ) -> AbstractContextManager[Executor]:
     """Where the options want the study to train; see `study_executor.open_executor`."""
-    return study_executor.open_executor(values, space.arms(), trials_of(values, space, configs), manifest)
+    return study_executor.open_executor(values, space.arms(), trials_of(values, space), manifest)
 
 
 def conduct(

@@ -12,6 +12,7 @@ from experiments.executors.gpus import gpu_groups, visible_gpus
 from experiments.executors.local import LocalExecutor
 from experiments.forecast import forecast
 from experiments.options import AUTO
+from experiments.remaining import remaining
 from experiments.slot_speed import fastest, key_of, remember, remembered
 from experiments.slots import Division, Machine, candidates, divide, here
 from seg.config import TrainConfig
@@ -28,12 +29,12 @@ def open_executor(
     """The executor that the options describe; says on stderr what the study will take.
 
     With slots=auto and nothing else that decides it, short jobs measure how many trials at a time are fastest, once per
-    machine and configuration.
+    machine and configuration; not for a study that has all its trials.
 
     Args:
         values: the parsed options.
         arms: what the study trains.
-        trials: that it shall have.
+        trials: that it shall have, over all commands.
         manifest: the dataset.
 
     Raises:
@@ -44,6 +45,7 @@ def open_executor(
     per_trial = _gpus_per_trial(values)
     largest = max(arms, key=lambda arm: (arm.filters, arm.depth))
     machines = _machines(values)
+    left = remaining(values.storage, values.study, trials)
     path = _place(values, machines, trials, largest, manifest)
     speed = remembered(path)
     if values.slots != AUTO:
@@ -51,13 +53,14 @@ def open_executor(
     elif per_trial:
         division = divide(machines, 0, per_trial)
     else:
-        if speed is None:
-            divisions = candidates(machines, _gpus_per_trial(values), trials)
+        if speed is None and left:
+            divisions = candidates(machines, per_trial, trials)
             speed = fastest(divisions, largest, manifest, lambda each: _open(values, each), path.with_suffix(""))
             remember(path, speed)
-        division = speed.division
+        division = speed.division if speed is not None else divide(machines, 1, per_trial)
     known = speed if speed is not None and speed.division == division else None
-    print(forecast(trials, division, largest, manifest, known), file=sys.stderr)
+    if left:
+        print(forecast(trials, left, division, largest, manifest, known), file=sys.stderr)
     with _open(values, division) as executor:
         yield executor
 

@@ -96,11 +96,11 @@ class StudyLoop:
 
     def _run(self, interrupts: Interrupts) -> None:
         while not interrupts.requested:
-            while len(self._running) < self._executor.slots and not interrupts.requested and self._start_next():
-                pass
+            started = len(self._running) < self._executor.slots and self._start_next()
             if not self._running and self._is_over():
                 break
-            for event in self._executor.wait(_WAIT_SECONDS):
+            # Between two starts too: what already trains must not wait until many slots are filled.
+            for event in self._executor.wait(0.0 if started else _WAIT_SECONDS):
                 self._handle(event)
             self._stop_late_ones()
             if len(self._settlement.outcomes) >= _SAME_ERRORS:

@@ -1,5 +1,6 @@
 """What a driver trains next: a trial that waits, else what nobody trained yet. Several drivers share one budget."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from experiments.progress import Progress
 from experiments.search import SearchSpace, fingerprint
 from experiments.storage import StudyStore
-from experiments.stored_study import TrialRow
+from experiments.stored_study import STATES, TrialRow
 from seg.config import TrainConfig
 
 _MAX_REPEATS = 50
@@ -53,6 +54,7 @@ class TrialQueue:
         self._arms = None if space.sampler == "tpe" else [(fingerprint(config), config) for config in wanted]
         # A trial that fails while this driver is here is not replaced: that is for the next command.
         self._failed_before = {row.number for row in store.trials() if row.state == "failed"}
+        self._first_open = 0  # the arms before it were trained
         self._exhausted = False
         self._look_again = 0.0
         self._elsewhere = 0
@@ -82,22 +84,30 @@ class TrialQueue:
         left_behind = self._store.take_over(rows)
         if left_behind:
             rows = self._store.trials()
-        self._elsewhere = sum(row.state == "running" for row in rows) - self._store.asked
-        failed = [row for row in rows if row.state == "failed" and row.number not in self._failed_before]
-        used = sum(row.state in ("finished", "pruned", "running") for row in rows)
+        # Of thousands of trials nearly all are over: they are looked through once.
+        by_state: dict[str, list[TrialRow]] = {state: [] for state in STATES}
+        for row in rows:
+            by_state[row.state].append(row)
+        running, waiting = by_state["running"], by_state["waiting"]
+        self._elsewhere = len(running) - self._store.asked
+        failed = [row for row in by_state["failed"] if row.number not in self._failed_before]
+        used = len(by_state["finished"]) + len(by_state["pruned"]) + len(running)
         used += sum(row.run_id is not None for row in failed)
         if used >= self._trials:
             return left_behind, None
-        if any(row.state == "waiting" for row in rows) and (resumed := self._store.resume()) is not None:
+        if waiting and (resumed := self._store.resume()) is not None:
             return left_behind, Taken(resumed, resumed=True)
-        live = [row for row in rows if row.state != "failed"]
-        row = self._propose() if self._arms is None else self._next_arm([*live, *failed])
-        return left_behind, None if row is None else Taken(row, resumed=False)
+        taken = self._propose() if self._arms is None else self._next_arm([*running, *waiting, *failed])
+        return left_behind, None if taken is None else Taken(taken, resumed=False)
 
-    def _next_arm(self, rows: Sequence[TrialRow]) -> TrialRow | None:
+    def _next_arm(self, others: Sequence[TrialRow]) -> TrialRow | None:
+        """Starts the first arm that is neither trained nor that of another trial."""
         assert self._arms is not None
-        known = {self._store.fingerprint(row) for row in rows}
-        arm = next((config for key, config in self._arms if key not in known), None)
+        trained, known = self._store.trained, {self._store.fingerprint(row) for row in others}
+        while self._first_open < len(self._arms) and self._arms[self._first_open][0] in trained:
+            self._first_open += 1
+        open_arms = itertools.islice(self._arms, self._first_open, None)
+        arm = next((config for key, config in open_arms if key not in known and key not in trained), None)
         return None if arm is None else self._store.ask(arm)
 
     def _propose(self) -> TrialRow | None:

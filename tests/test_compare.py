@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.arms_json import as_json, comparison_metrics
-from experiments.compare import build_parser, search_space, with_own_rates
+from experiments.compare import build_parser, planned, search_space, with_own_rates
 from experiments.compared import compare
 from experiments.comparison import own_rates
 from experiments.split_predictions import SplitPredictions
@@ -111,6 +111,14 @@ def test_each_arm_keeps_its_best_learning_rate():
         ("bce", 0.01, 1),
         ("dice", 0.1, 1),
     ]
+
+
+def test_how_many_trials_there_will_be():
+    arms = ["--loss=bce,dice", "--filters=2", "--depth=1", "--image_size=16"]
+    assert planned(search_space(build_parser().parse_args(arms)), seeds=3) == 6
+    # Both arms try three rates with the first seed, and train with two more seeds at the rate that they chose.
+    several = search_space(build_parser().parse_args([*arms, "--learning_rate=0.1,0.01,0.001"]))
+    assert planned(several, seeds=3) == 2 * 3 + 2 * 2
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,12 @@ def test_a_trial_is_recorded_from_start_to_end(setting):
         "start_trial",
         "log_epoch",
         "log_epoch",
+        "log_folder",
         "log_metrics",
         "log_tags",
-        "log_folder",
         "end",
     ]
-    assert calls[3]["metrics"] == {
+    assert calls[4]["metrics"] == {
         "best_val_dice": pytest.approx(0.508),
         "best_epoch": 2,
         "parameters": 1,
@@ -61,7 +61,7 @@ def test_a_trial_is_recorded_from_start_to_end(setting):
         "latency_ms": 4.0,
         "training_images_per_second": 10.0,
     }
-    assert calls[5]["files"] == ["epochs.txt", "log.txt", "model.keras"]
+    assert calls[3]["files"] == ["epochs.txt", "log.txt", "model.keras"]
     assert setting.tracker.states() == {"run-losses": "running", "run-losses-0": "finished"}
 
 
@@ -95,11 +95,11 @@ def test_the_same_command_again_does_nothing_and_says_so(setting):
         (
             "sigkill",
             "killed by SIGKILL (out of memory?), in the last of 3 attempts; "
-            "if memory is short, use a batch_size below 10",
+            "if memory is short, use batch_size 5 or fewer filters",
         ),
         ("segfault", "killed by SIGSEGV, in the last of 3 attempts"),
         ("exit", "exited with code 7 before it returned, in the last of 3 attempts"),
-        ("memory_error", "MemoryError; if memory is short, use a batch_size below 10"),
+        ("memory_error", "MemoryError; if memory is short, use batch_size 5 or fewer filters"),
         ("nan", "val_dice was not a finite number in epoch 1"),
         ("nan_at_end", "val_dice of the best epoch is nan"),
         ("user_error", "UserError: batch_size must be at least 1, got 0."),

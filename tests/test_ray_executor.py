@@ -21,7 +21,9 @@ from experiments.executors.shipping import private_folder
 from experiments.jobs import Job, JobEnded, JobReported
 from experiments.progress import Progress
 from experiments.slots import Share
+from experiments.split_predictions import SplitPredictions
 from experiments.tracking import Tracker
+from seg.config import TrainConfig
 from seg.data.demo import write_demo
 from seg.errors import UserError
 from tests.executor_contract import (
@@ -178,6 +180,31 @@ def test_a_dataset_is_shipped_once(cluster, tmp_path):
     assert first == second != tiny.folder
     assert (first / "train.npy").read_bytes() == (tiny.folder / "train.npy").read_bytes()
     shutil.rmtree(first)
+
+
+def test_a_real_training_on_a_node_that_sees_no_folder_of_ours(cluster, tmp_path):
+    tiny = write_tiny(tmp_path / "tiny", seed=time.time_ns() % 10**9)
+    config = TrainConfig(image_size=16, depth=2, filters=2, batch_size=4, epochs=1)
+    folder, checkpoints = tmp_path / "trial_0", tmp_path / "trial_0.checkpoints"
+    arguments = {"config": config.as_dict(), "dataset": str(tiny.folder), "checkpoints": str(checkpoints)}
+    with connect(cluster, ship=True, tasks="experiments.tasks") as executor:
+        executor.submit(Job(name="trial 0", task="train", folder=str(folder), arguments=arguments))
+        deadline, events = time.monotonic() + 200, []
+        while not (events and isinstance(events[-1], JobEnded)):
+            assert time.monotonic() < deadline
+            for event in executor.wait(1.0):
+                events.append(event)
+                if isinstance(event, JobReported):
+                    executor.answer(event.job, True)
+    reported, ended = events
+    assert ended.state == "finished", ended.traceback
+    assert (reported.report.epoch, ended.result["best_epoch"]) == (1, 1)
+    # What came back is whole: the predictions give the score that was told, and a checkpoint to go on from is there.
+    files = {path.name for path in folder.iterdir()}
+    assert {"model.keras", "result.json", "history.csv", "log.txt", "panels", "val_predictions.npz"} <= files
+    predicted = SplitPredictions.load(folder / "val_predictions.npz")
+    assert float(predicted.dice.mean()) == pytest.approx(ended.result["val_dice"], abs=1e-4)
+    assert any(checkpoints.iterdir())
 
 
 @pytest.mark.parametrize("ship", [True, False], ids=["shipped", "shared"])

@@ -53,7 +53,9 @@ def test_a_request_that_is_wrong(tiny: Manifest, tmp_path: Path) -> None:
 
 
 def test_nothing_can_be_measured(tiny: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(JobFailed, match="could not be measured: MemoryError: two do not fit"):
+    with pytest.raises(
+        JobFailed, match="could not be measured: MemoryError: two do not fit; if memory is short, use batch_size 5"
+    ):
         fastest(DIVISIONS[1:], replace(CONFIG, loss="bce_dice"), tiny, open_executor, tmp_path)
 
 

@@ -20,7 +20,8 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def values(tmp_path: Path, *options: str) -> argparse.Namespace:
-    return study.build_parser().parse_args([f"--workspace={tmp_path}", "--epochs=3", *options])
+    storage = f"sqlite:///{tmp_path / 'optuna.db'}"
+    return study.build_parser().parse_args([f"--workspace={tmp_path}", f"--storage={storage}", "--epochs=3", *options])
 
 
 def shares(executor: LocalExecutor) -> tuple[int, list[str], str]:
