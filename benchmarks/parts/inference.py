@@ -36,7 +36,6 @@ def cases(setting: Setting) -> list[Case]:
             "batch": batch,
             "calls": calls,
             "threads": setting.threads,
-            "workspace": str(setting.workspace),
         }
         latency = batch == 1
 
@@ -122,7 +121,7 @@ def ours(settings: dict[str, Any]) -> Callable[[], float]:
     quieten_mlflow()
     pictures = _pictures(settings)
     files = [bytes(cv2.imencode(".png", picture)[1]) for picture in pictures]
-    folder = Path(tempfile.mkdtemp(dir=settings["workspace"]))
+    folder = Path(tempfile.mkdtemp(dir=settings["scratch"]))
     _model(settings).save(folder / "model.keras")
     (folder / "registered").mkdir()
     chosen = {"threshold": 0.5, "tta": "none"}
@@ -155,7 +154,7 @@ def onnx(settings: dict[str, Any]) -> Callable[[], float]:
     import numpy as np
     import onnxruntime
 
-    folder = Path(tempfile.mkdtemp(dir=settings["workspace"]))
+    folder = Path(tempfile.mkdtemp(dir=settings["scratch"]))
     pictures = _pictures(settings).astype(np.float32)
     model = _model(settings)
     model(pictures, training=False)  # a model that was never called cannot be exported
