@@ -29,7 +29,7 @@ def cases(setting: Setting) -> list[Case]:
     size, filters = (32, 2) if setting.tiny else (128, 16)
     found = []
     for batch in (1, 8):
-        calls = 3 if setting.tiny else 24 // batch
+        calls = 3 if setting.tiny else (12 if setting.short else 48) // batch + 2
         settings = {
             "filters": filters,
             "image_size": size,
@@ -46,7 +46,7 @@ def cases(setting: Setting) -> list[Case]:
 
         contenders = (
             contender(OURS, "ours"),
-            contender(WHOLE, "ours", whole=True),
+            *(() if setting.short else (contender(WHOLE, "ours", whole=True),)),
             contender(CALL, "keras"),
             contender(PREDICT, "keras", predict=True),
             contender(ONNX, "onnx", "onnxruntime", "tf2onnx"),

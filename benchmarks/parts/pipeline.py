@@ -22,12 +22,12 @@ MEMORY, FILE, COLD, TORCH, STEP = "seg", "seg, from file", "seg, cold", "PyTorch
 
 def cases(setting: Setting) -> list[Case]:
     size = 32 if setting.tiny else 128
-    images = 40 if setting.tiny else 2000
+    images = 40 if setting.tiny else 1000 if setting.short else 2000
     settings = {"image_size": size, "images": images, "threads": setting.threads}
     contenders = (
         Contender(MEMORY, f"{__name__}:ours", settings | {"cache": "memory"}),
         Contender(FILE, f"{__name__}:ours", settings | {"cache": "file"}),
-        Contender(COLD, f"{__name__}:ours", settings | {"cache": "file", "cold": True}),
+        *(() if setting.short else (Contender(COLD, f"{__name__}:ours", settings | {"cache": "file", "cold": True}),)),
         Contender(TORCH, f"{__name__}:torch", settings, ("torch",)),
         Contender(STEP, "benchmarks.parts.training_step:ours", step_settings(setting, 8, size, 20)),
     )

@@ -52,7 +52,7 @@ def cases(setting: Setting) -> list[Case]:
     if setting.clock == "processor":
         return [whole]
     stages = (
-        Contender(OURS, f"{__name__}:overhead", settings | {"trials": min(trials, 2)}),
+        Contender(OURS, f"{__name__}:overhead", settings | {"trials": 2 if setting.full else 1}),
         Contender(LIMIT, f"{__name__}:limit"),
     )
     under = Target("under 5 % of the training time of two minutes", OURS, (LIMIT,), 1.0)
