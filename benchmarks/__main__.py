@@ -27,7 +27,7 @@ from seg.data.manifest import Manifest
 from seg.errors import UserError
 
 PARTS = ("convert", "pipeline", "training_step", "study", "quality", "inference", "scaling")
-_COUNTED = ("convert", "training_step", "study", "quality", "inference")
+_COUNTED = ("convert", "training_step", "study", "inference")
 """Parts whose contenders work in processes that have ended when they say what they measured."""
 _SHORT = ("convert", "pipeline", "training_step", "study", "inference")  # the others need longer than five minutes
 

@@ -9,7 +9,10 @@ round to round.
 
 import importlib.util
 import re
+import shutil
 import statistics
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +31,7 @@ class Contender:
         name: as tables have it; contenders of one name are the same in all cases.
         work: `module:function`; the function takes `settings` and returns a function without arguments that measures
             once, either a number or a dictionary whose `value` is the number, beside facts for the JSON.
-        settings: JSON.
+        settings: JSON; the process gets `scratch` besides, a folder that is removed after the case.
         needs: packages that need not be installed.
         environment: further environment variables of its process.
     """
@@ -96,10 +99,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """A case and what became of its contenders, by name."""
+    """A case and what became of its contenders, by name; `seconds` that it took, preparing included."""
 
     case: Case
     outcomes: dict[str, Outcome]
+    seconds: float = 0.0
 
     def gain(self, contender: str, against: str) -> float | None:
         """How many times as good a contender is as another: the median over the rounds of the ratios within a round.
@@ -142,6 +146,8 @@ def run_case(
     """
     outcomes = {contender.name: Outcome() for contender in case.contenders}
     running: dict[str, ContenderProcess] = {}
+    started = time.monotonic()
+    scratch = Path(tempfile.mkdtemp(prefix="scratch_", dir=folder)).absolute()
     try:
         for contender in case.contenders:
             if missing(contender.needs):
@@ -149,13 +155,19 @@ def run_case(
                 continue
             log = folder / (re.sub(r"[^\w.-]+", "_", f"{case.part} {case.name} {contender.name}") + ".log")
             running[contender.name] = ContenderProcess(
-                contender.work, contender.settings, contender.environment, threads, clock, log
+                contender.work,
+                {**contender.settings, "scratch": str(scratch)},
+                contender.environment,
+                threads,
+                clock,
+                log,
             )
         for name in list(running):
             try:
                 running[name].receive(timeout)
             except ContenderFailed as error:
                 _give_up(name, str(error), running, outcomes)
+        say(f"prepared in {time.monotonic() - started:.0f} s")
         for turn in range(case.rounds):
             order = list(running)
             for name in order if turn % 2 == 0 else reversed(order):
@@ -169,11 +181,12 @@ def run_case(
                 outcome.peak_mb = found.pop("peak_mb")
                 outcome.note = found.pop("note", "")
                 outcome.facts = found
-                say(f"{case.part}: {case.name}: round {turn + 1}: {name} {outcome.values[-1]:.4g} {case.unit}")
+                say(f"round {turn + 1} of {case.rounds}: {name} {outcome.values[-1]:.4g} {case.unit} {outcome.note}")
     finally:
         for process in running.values():
             process.close()
-    return CaseResult(case, outcomes)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return CaseResult(case, outcomes, time.monotonic() - started)
 
 
 def missing(packages: Sequence[str]) -> list[str]:

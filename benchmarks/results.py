@@ -20,6 +20,7 @@ def _case(result: CaseResult) -> dict[str, Any]:
         "part": case.part,
         "name": case.name,
         "unit": case.unit,
+        "seconds": round(result.seconds, 1),
         "higher_is_better": case.higher_is_better,
         "contenders": {
             name: asdict(outcome)
@@ -37,10 +38,11 @@ def table(machine: Mapping[str, Any], results: Sequence[CaseResult]) -> str:
     """Markdown for people: the machine, a table per part, and the targets."""
     lines = [*_machine(machine), ""]
     for part in dict.fromkeys(result.case.part for result in results):
-        lines += [f"## {part}", ""]
+        seconds = sum(result.seconds for result in results if result.case.part == part)
+        lines += [f"## {part}", "", f"Measured in {seconds:.0f} s, preparing included.", ""]
         lines += [
-            "| case | contender | median | lowest to highest | gain of the first | note |",
-            "|---|---|---|---|---|---|",
+            "| case | contender | median | lowest to highest | gain of the first | peak MB | note |",
+            "|---|---|---|---|---|---|---|",
         ]
         for result in results:
             if result.case.part == part:
@@ -67,12 +69,13 @@ def _rows(result: CaseResult) -> list[str]:
     for name, outcome in result.outcomes.items():
         label = f"{result.case.name} ({result.case.unit}, {_rounds(result)})" if name == reference else ""
         if not outcome.values:
-            rows.append(f"| {label} | {name} | – | – | – | {outcome.note} |")
+            rows.append(f"| {label} | {name} | – | – | – | – | {outcome.note} |")
             continue
         gain = result.gain(reference, name)
         told = "" if name == reference or gain is None else f"{gain:.2f}"
         spread = f"{_short(min(outcome.values))} to {_short(max(outcome.values))}"
-        rows.append(f"| {label} | {name} | {_short(outcome.median)} | {spread} | {told} | {_note(outcome)} |")
+        numbers = f"{_short(outcome.median)} | {spread} | {told} | {outcome.peak_mb:.0f}"
+        rows.append(f"| {label} | {name} | {numbers} | {_note(outcome)} |")
     return rows
 
 

@@ -313,7 +313,7 @@ _RUNNER = {
         default="wall",
         choices=("wall", "processor"),
         help="processor: the processor's time that a contender takes, for a machine that has other work; only with "
-        "threads=1, and not for pipeline and scaling",
+        "threads=1, and not for pipeline, quality and scaling",
     ),
 }
 

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -42,6 +43,14 @@ def told(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         "note": os.environ["GREETING"],
         "cores": len(os.sched_getaffinity(0)),
     }
+
+
+def leaves(settings: dict[str, Any]) -> Callable[[], float]:
+    """A file in its scratch folder, whose place it tells in another."""
+    place = Path(settings["scratch"]) / "left"
+    place.write_text("much", encoding="utf-8")
+    Path(settings["told"]).write_text(str(place), encoding="utf-8")
+    return lambda: float(place.exists())
 
 
 def waits(settings: dict[str, Any]) -> Callable[[], float]:

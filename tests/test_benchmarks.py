@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ from benchmarks import results
 from benchmarks.__main__ import PARTS, build_parser, chosen_parts, main, read_setting
 from benchmarks.harness import NOT_INSTALLED, Case, CaseResult, Contender, Outcome, Target, run_case
 from benchmarks.machine import describe
+from benchmarks.parts import quality
 from benchmarks.plot import plot
+from benchmarks.sample import sample
+from seg.data.convert import convert
+from seg.data.demo import write_demo
+from seg.data.layout import find_splits
 from seg.errors import UserError
 
-BRIEF = ("convert", "training_step", "inference")  # parts; the others train whole studies
 MACHINE = {
     "cpu": "a processor",
     "instructions": ["avx2"],
@@ -44,8 +49,12 @@ def result(higher_is_better: bool = True) -> CaseResult:
     target = Target("three times the peer", "ours", ("peer", "slow"), 3.0)
     contenders = tuple(Contender(name, "") for name in ("ours", "peer", "slow"))
     found = case(*contenders, higher_is_better=higher_is_better, targets=(target,))
-    outcomes = {"ours": Outcome([20, 40, 90]), "peer": Outcome([10, 10, 30]), "slow": Outcome(note=NOT_INSTALLED)}
-    return CaseResult(found, outcomes)
+    outcomes = {
+        "ours": Outcome([20, 40, 90], peak_mb=512),
+        "peer": Outcome([10, 10, 30]),
+        "slow": Outcome(note=NOT_INSTALLED),
+    }
+    return CaseResult(found, outcomes, seconds=75)
 
 
 class TestNumbers:
@@ -72,9 +81,10 @@ class TestNumbers:
 
     def test_the_table(self) -> None:
         text = results.table(MACHINE, [result()])
-        assert "| name (images/s, 3 rounds) | ours | 40 | 20 to 90 |  |  |" in text
-        assert "|  | peer | 10 | 10 to 30 | 3.00 |  |" in text
-        assert f"| slow | – | – | – | {NOT_INSTALLED} |" in text
+        assert "| name (images/s, 3 rounds) | ours | 40 | 20 to 90 |  | 512 |  |" in text
+        assert "|  | peer | 10 | 10 to 30 | 3.00 | 0 |  |" in text
+        assert "Measured in 75 s, preparing included." in text
+        assert f"| slow | – | – | – | – | {NOT_INSTALLED} |" in text
         assert "| part: name | three times the peer | 3.00 | 3.00 | reached |" in text
         assert "2 threads for each contender, wall time" in text
 
@@ -142,11 +152,70 @@ class TestContenders:
         )
         assert processor < 0.25 <= wall
 
+    def test_what_they_leave_is_removed(self, tmp_path: Path) -> None:
+        found = run_case(case(fake("leaves", "leaves", told=str(tmp_path / "told"))), tmp_path, threads=1)
+        assert found.outcomes["leaves"].values == [1, 1, 1]
+        assert not Path((tmp_path / "told").read_text(encoding="utf-8")).exists()
+        assert {path.name for path in tmp_path.iterdir()} == {"told", "part_name_leaves.log"}
+
+    def test_progress(self, tmp_path: Path) -> None:
+        said: list[str] = []
+        contender = fake("a", "series", name="", values=[{"value": 2, "note": "so"}], asked=str(tmp_path / "asked"))
+        run_case(case(contender, rounds=1), tmp_path, threads=1, say=said.append)
+        assert re.fullmatch(r"prepared in \d+ s", said[0])
+        assert said[1:] == ["round 1 of 1: a 2 images/s so"]
+
     @pytest.mark.skipif(sys.platform != "linux", reason="cores are given to processes on Linux only")
     def test_threads_are_those_of_the_case(self, tmp_path: Path) -> None:
         greeted = Contender("told", "tests.fake_contenders:told", environment={"GREETING": "hello"})
         found = run_case(case(greeted, rounds=1), tmp_path, threads=1).outcomes["told"]
         assert (found.values, found.note, found.facts) == ([1], "hello", {"cores": 1})
+
+
+class TestSample:
+    def test_each_split_gives_its_share(self, tmp_path: Path) -> None:
+        write_demo(tmp_path / "demo", train=2, valid=1, test=1)  # of ten slices each
+        folder = sample(tmp_path / "demo", tmp_path, 20)
+        assert [len(json.loads(split.annotations.read_bytes())["images"]) for split in find_splits(folder)] == [
+            10,
+            5,
+            5,
+        ]
+        manifest = convert(folder, tmp_path, image_size=32, on_bad="skip", progress=False)
+        assert {name: split.examples for name, split in manifest.splits.items()} == {"train": 10, "val": 5, "test": 5}
+
+    def test_a_small_export_is_taken_as_it_is(self, tmp_path: Path) -> None:
+        write_demo(tmp_path / "demo", train=1, valid=1, test=1)
+        assert sample(tmp_path / "demo", tmp_path, 30) == tmp_path / "demo"
+
+
+class TestQuality:
+    """Whose time is a bound, and of what: with a training that only waits."""
+
+    def test_a_training_that_takes_too_long_is_stopped_where_it_is(self) -> None:
+        started = time.monotonic()
+        with quality.stopped_after(0.2):
+            time.sleep(60)
+        assert 0.2 <= time.monotonic() - started < 30
+
+    def test_one_that_is_done_in_time_is_not(self) -> None:
+        with quality.stopped_after(0.2):
+            pass
+        time.sleep(0.3)
+
+    def test_the_others_get_so_many_times_our_time(self, tmp_path: Path) -> None:
+        settings = {"scratch": str(tmp_path), "dice": 0.5, "longest": 60}
+        assert quality.limit(settings | {"first": True}) == 60
+        with pytest.raises(RuntimeError, match="seg did not get there, so there is no time to compare with"):
+            quality.limit(settings)
+        found = quality.found(10.0, 0.5, settings | {"first": True})
+        assert found == {"value": 10.0, "note": "Dice 0.500", "dice": 0.5}
+        assert quality.limit(settings) == pytest.approx(32)
+        assert quality.found(32.0, 0.4, settings)["note"] == "stopped there at Dice 0.400: a lower bound"
+
+    def test_ours_has_to_get_there(self, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError, match=r"Dice was 0\.400 after 60 s"):
+            quality.found(60.0, 0.4, {"scratch": str(tmp_path), "dice": 0.5, "first": True})
 
 
 class TestCommand:
@@ -163,26 +232,24 @@ class TestCommand:
             ("--rounds=0", "rounds must be at least 1, got 0"),
             ("--threads=-1", "threads must be from 0, for all cores, to .* got -1"),
             ("--clock=processor", "use threads=1 and parts of convert,.*, got threads=0 and parts=all"),
+            ("--clock=processor --threads=1 --parts=quality", "parts of convert,.*, got threads=1 and parts=quality"),
             ("--threads=100000", "threads must be from 0, for all cores, to .* got 100000"),
         ],
     )
     def test_numbers_out_of_range(self, option: str, message: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
-            read_setting(build_parser().parse_args([option, f"--workspace={tmp_path}"]))
+            read_setting(build_parser().parse_args([*option.split(), f"--workspace={tmp_path}"]))
 
     @pytest.mark.slow
     @pytest.mark.timeout(1800)
-    def test_the_brief_parts_measure(
+    def test_every_part_measures(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-        assert (
-            main(["--mode=tiny", "--rounds=1", f"--parts={','.join(BRIEF)}", f"--workspace={tmp_path / 'workspace'}"])
-            == 0
-        )
+        assert main(["--mode=tiny", "--rounds=1", f"--workspace={tmp_path / 'workspace'}"]) == 0
         content = json.loads((tmp_path / "benchmark" / "results.json").read_text(encoding="utf-8"))
-        assert {found["part"] for found in content["cases"]} == set(BRIEF)
+        assert tuple(dict.fromkeys(found["part"] for found in content["cases"])) == PARTS
         for found in content["cases"]:
             for name, outcome in found["contenders"].items():
                 if outcome["note"] != NOT_INSTALLED:

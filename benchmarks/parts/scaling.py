@@ -9,32 +9,27 @@ from benchmarks.setting import Setting
 
 
 def cases(setting: Setting) -> list[Case]:
-    step = {
-        "filters": 2 if setting.tiny else 16,
-        "image_size": 32 if setting.tiny else 128,
-        "precision": "float32",
-        "steps": 2 if setting.tiny else 8,
-        "workspace": str(setting.workspace),
-    }
+    step = training_step.step_settings(setting, filters=16, image_size=128, steps=8)
     replicas = tuple(
         Contender(
             f"{count} replica" + "s" * (count > 1), f"{training_step.__name__}:ours", step | {"devices": f"cpu:{count}"}
         )
         for count in (1, 2)
     )
-    trials = 4 if setting.full else 2
-    settings = {
-        "trials": trials,
-        "epochs": 2,
-        "image_size": 32 if setting.tiny else 64,
-        "data": str(setting.export),
-        "workspace": str(setting.workspace),
-    }
+    trials = 4 if setting.full else 2 if setting.short else 1
+    settings = study.trial_settings(setting, trials)
     slots = tuple(
         Contender(f"{count} slot" + "s" * (count > 1), f"{study.__name__}:ours", settings | {"slots": count})
         for count in (1, 2)
     )
     return [
         Case("scaling", "training step by replicas", "images/s", replicas, rounds=setting.rounds),
-        Case("scaling", f"{trials} short trials by slots", "s", slots, False, setting.rounds if setting.full else 1),
+        Case(
+            "scaling",
+            f"short trials by slots, {trials} of them",
+            "s",
+            slots,
+            False,
+            setting.rounds if setting.full else 1,
+        ),
     ]

@@ -2,10 +2,11 @@
 
 `seg` is `python -m experiments.study`, a process per trial. The tutorial's script (`benchmarks.tutorial_study`) does
 all in one process. `bare training` adds up what `seg.training.fit` takes for the same trials in one process that
-records nothing.
+records nothing. All of them train on the same records, of part of the export where it is large: the trials are short.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,10 +17,13 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.harness import Case, Contender, Target
+from benchmarks.sample import sample
 from benchmarks.setting import Setting
+from seg.data.convert import convert
 
 OURS, TUTORIAL, BARE, LIMIT = "seg", "tutorial script", "bare training", "5 % of two minutes"
 BATCH = 10
+_IMAGES = 300
 LOSSES, WIDTHS = ("bce", "dice"), (4, 6, 8, 10, 12, 16)
 
 
@@ -28,16 +32,15 @@ def arms(trials: int) -> list[tuple[str, int]]:
     return [(loss, width) for loss in LOSSES for width in WIDTHS][:trials]
 
 
+def trial_settings(setting: Setting, trials: int) -> dict[str, Any]:
+    """What a study of so many short trials is."""
+    export = sample(setting.export, setting.workspace, _IMAGES)
+    return {"trials": trials, "epochs": 2, "image_size": 32 if setting.tiny else 64, "data": str(export)}
+
+
 def cases(setting: Setting) -> list[Case]:
-    trials = 12 if setting.full else 2
-    settings = {
-        "trials": trials,
-        "epochs": 2,
-        "image_size": 32 if setting.tiny else 64,
-        "data": str(setting.export),
-        "workspace": str(setting.workspace),
-        "dataset": setting.dataset(32 if setting.tiny else 64),
-    }
+    trials = 12 if setting.full else 2 if setting.short else 1
+    settings = trial_settings(setting, trials)
     contenders = tuple(
         Contender(name, f"{__name__}:{function}", settings)
         for name, function in ((OURS, "ours"), (TUTORIAL, "tutorial"), (BARE, "bare"))
@@ -45,23 +48,30 @@ def cases(setting: Setting) -> list[Case]:
     )
     targets = (Target("twice as fast as the tutorial's script", OURS, (TUTORIAL,), 2.0),)
     rounds = setting.rounds if setting.full else 1
-    whole = Case("study", f"{trials} short trials", "s", contenders, False, rounds, targets)
+    whole = Case("study", f"short trials, {trials} of them", "s", contenders, False, rounds, targets)
     if setting.clock == "processor":
         return [whole]
     stages = (
-        Contender(OURS, f"{__name__}:overhead", settings | {"trials": 2}),
+        Contender(OURS, f"{__name__}:overhead", settings | {"trials": 2 if setting.full else 1}),
         Contender(LIMIT, f"{__name__}:limit"),
     )
     under = Target("under 5 % of the training time of two minutes", OURS, (LIMIT,), 1.0)
     return [whole, Case("study", "overhead of a trial", "s", stages, False, rounds, (under,))]
 
 
-def _options(settings: dict[str, Any], folder: str) -> list[str]:
+def _converted(settings: dict[str, Any]) -> str:
+    """Workspace with the converted dataset, and nothing else, of the contender's own."""
+    workspace = tempfile.mkdtemp(dir=settings["scratch"])
+    convert(Path(settings["data"]), Path(workspace), image_size=settings["image_size"], on_bad="skip", progress=False)
+    return workspace
+
+
+def _options(settings: dict[str, Any], workspace: str, folder: str) -> list[str]:
     chosen = arms(settings["trials"])
     values = {
         "data": settings["data"],
         "on_bad": "skip",
-        "workspace": settings["workspace"],
+        "workspace": workspace,
         "study": Path(folder).name,
         "storage": f"sqlite:///{folder}/optuna.db",
         "image_size": settings["image_size"],
@@ -75,25 +85,29 @@ def _options(settings: dict[str, Any], folder: str) -> list[str]:
 
 
 def _timed(settings: dict[str, Any], command: Callable[[str], list[str]]) -> Callable[[], float]:
-    """Seconds of a command that gets a folder of its own."""
+    """Seconds of a command that gets a folder of its own, with a store of MLflow."""
 
     def measure() -> float:
-        with tempfile.TemporaryDirectory(dir=settings["workspace"]) as folder:
-            started = time.perf_counter()
-            subprocess.run(command(folder), cwd=folder, check=True, stdout=sys.stderr)
-            return time.perf_counter() - started
+        folder = tempfile.mkdtemp(dir=settings["scratch"])
+        variables = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        started = time.perf_counter()
+        subprocess.run(command(folder), cwd=folder, env=variables, check=True, stdout=sys.stderr)
+        return time.perf_counter() - started
 
     return measure
 
 
 def ours(settings: dict[str, Any]) -> Callable[[], float]:
     """`python -m experiments.study`."""
-    return _timed(settings, lambda folder: [sys.executable, "-m", "experiments.study", *_options(settings, folder)])
+    workspace = _converted(settings)
+    begin = [sys.executable, "-m", "experiments.study"]
+    return _timed(settings, lambda folder: [*begin, *_options(settings, workspace, folder)])
 
 
 def tutorial(settings: dict[str, Any]) -> Callable[[], float]:
     """`python -m benchmarks.tutorial_study`."""
-    given = [settings["dataset"], str(settings["trials"]), str(settings["epochs"])]
+    (dataset,) = Path(_converted(settings), "datasets").iterdir()
+    given = [str(dataset), str(settings["trials"]), str(settings["epochs"])]
     return _timed(settings, lambda folder: [sys.executable, "-m", "benchmarks.tutorial_study", *given, folder])
 
 
@@ -109,7 +123,8 @@ def bare(settings: dict[str, Any]) -> Callable[[], float]:
     from seg.training.devices import make_strategy
     from seg.training.fit import fit
 
-    manifest = Manifest.load(Path(settings["dataset"]))
+    (dataset,) = Path(_converted(settings), "datasets").iterdir()
+    manifest = Manifest.load(dataset)
     strategy = make_strategy("auto")
 
     def measure() -> float:
@@ -122,10 +137,10 @@ def bare(settings: dict[str, Any]) -> Callable[[], float]:
                 filters=filters,
                 epochs=settings["epochs"],
             )
-            with tempfile.TemporaryDirectory(dir=settings["workspace"]) as folder:
-                started = time.perf_counter()
-                fit(config, manifest, strategy, Path(folder))
-                total += time.perf_counter() - started
+            folder = Path(tempfile.mkdtemp(dir=settings["scratch"]))
+            started = time.perf_counter()
+            fit(config, manifest, strategy, folder)
+            total += time.perf_counter() - started
             keras.backend.clear_session()
         return total
 
@@ -141,18 +156,17 @@ def overhead(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     from experiments.tracking import Tracker
 
     def measure() -> dict[str, Any]:
-        with tempfile.TemporaryDirectory(dir=settings["workspace"]) as folder:
-            values = build_parser().parse_args(_options(settings, folder))
-            values.workspace = folder
-            space = search_space(values)
-            manifest = datasets.prepare(values, space.base.image_size)
-            tracker = Tracker(f"sqlite:///{folder}/mlflow.db", None)
-            started = time.perf_counter()
-            with LocalExecutor(1, tasks="benchmarks.timed_tasks") as executor:
-                result = conduct(values, space, manifest, tracker, executor, None)
-            elapsed = (time.perf_counter() - started) / settings["trials"]
-            with tracker.ending(result.run_id):
-                stages = [json.loads(path.read_text()) for path in Path(folder).rglob(STAGES)]
+        folder = _converted(settings)
+        values = build_parser().parse_args(_options(settings, folder, folder))
+        space = search_space(values)
+        manifest = datasets.prepare(values, space.base.image_size)
+        tracker = Tracker(f"sqlite:///{folder}/mlflow.db", None)
+        started = time.perf_counter()
+        with LocalExecutor(1, tasks="benchmarks.timed_tasks") as executor:
+            result = conduct(values, space, manifest, tracker, executor, None)
+        elapsed = (time.perf_counter() - started) / settings["trials"]
+        with tracker.ending(result.run_id):
+            stages = [json.loads(path.read_text()) for path in Path(folder, "studies").rglob(STAGES)]
         assert len(stages) == settings["trials"]
         means = {name: fmean(stage[name] for stage in stages) for name in stages[0]}
         means["tracking and scheduling"] = elapsed - sum(means.values())
