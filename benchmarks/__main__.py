@@ -20,9 +20,9 @@ from benchmarks.harness import CaseResult, run_case
 from benchmarks.machine import describe
 from benchmarks.plot import plot
 from benchmarks.setting import Setting
-from experiments import datasets, entry
-from experiments.options import Option, parser
-from experiments.tracking import Tracker
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import Option, parser
+from experiments.tracking.tracker import Tracker
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.load [--trials 10000] [--slots 1] [--database postgresql|sqlite] [--output load] [--sampled]
 
-Runs a real study (`experiments.driver.run_study`) whose trials do nothing: they report two epochs and leave one small
+Runs a real study (`run_study` of the driver) whose trials do nothing: they report two epochs and leave one small
 file, in the driver's own process, so that neither training nor the start of a process is counted. With postgresql both
 storages lie in one server, which this command starts, with MLflow's server in front of its own; with sqlite they are
 two files. With --sampled, most of the trials are copies in the databases, and 40 are run and measured beside a
@@ -33,12 +33,12 @@ import psutil
 from matplotlib.figure import Figure
 
 from benchmarks.earlier_trials import copy_trials
-from experiments.driver import run_study
+from experiments.command_line.progress import Progress
 from experiments.executors.base import Executor
-from experiments.jobs import Job, JobEnded, JobEvent, JobReported
-from experiments.progress import Progress
-from experiments.search import SearchSpace
-from experiments.tracking import Tracker
+from experiments.jobs.messages import Job, JobEnded, JobEvent, JobReported
+from experiments.studies.driver import run_study
+from experiments.studies.search import SearchSpace
+from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.training.result import EpochReport, ModelCost, TrainResult

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import requests
 
-from experiments import entry
-from experiments.registry import Registry
-from experiments.tracking import Tracker
+from experiments.command_line import entry
+from experiments.registry.registry import Registry
+from experiments.tracking.tracker import Tracker
 from seg.start import start_tensorflow
 
 CLIENTS = (1, 4, 8)
@@ -102,7 +102,7 @@ def main() -> None:
     uri = Tracker(entry.read_launch().tracking_uri, None).uri
     model = Registry(uri).find(options.model)
     start_tensorflow()
-    from experiments.scoring import load_served_model
+    from experiments.serving.scoring import load_served_model
 
     with ExitStack() as stack:
         url = stack.enter_context(server(model.uri, uri))

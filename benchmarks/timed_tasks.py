@@ -1,4 +1,4 @@
-"""`experiments.tasks` with a clock: the tasks that the benchmark's study gives to its executor.
+"""`experiments.jobs.tasks` with a clock: the tasks that the benchmark's study gives to its executor.
 
 Leaves `stages.json` in the job's folder: seconds of each stage of the job's process.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
-from experiments import tasks
-from experiments.jobs import Job
+from experiments.jobs import tasks
+from experiments.jobs.messages import Job
 from seg.start import start_tensorflow
 from seg.training.result import EpochReport
 
@@ -20,7 +20,7 @@ STAGES = "stages.json"
 
 
 def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
-    """Does a job as `experiments.tasks.run` does it."""
+    """Does a job as `experiments.jobs.tasks.run` does it."""
     started = time.time()
     start_tensorflow()
     loaded = time.time()

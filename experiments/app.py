@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import entry
-from experiments.options import OPTIONS, parser
+from experiments.command_line import entry
+from experiments.command_line.options import OPTIONS, parser
 from experiments.predict import find_images
-from experiments.registry import Registry, check_name
+from experiments.registry.registry import Registry, check_name
 from experiments.serve import warn_if_open
-from experiments.tracking import Tracker
+from experiments.tracking.tracker import Tracker
 from experiments.web_page.models import Models
 from seg.data.corrections import Corrections
 from seg.data.images import MAX_BYTES, decode_image

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from experiments import datasets, entry
-from experiments.options import OPTIONS, parser
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import OPTIONS, parser
 from seg.data.audit import audit
 from seg.data.audit.finding import Finding
 from seg.data.audit.report import summary, write_report

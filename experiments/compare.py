@@ -15,18 +15,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import datasets, entry, study_executor
-from experiments.comparison import own_rates
-from experiments.final_test import SCORING, check_scored_alike, score_on_test_once
-from experiments.options import FIELDS, OPTIONS, parser, train_config
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import FIELDS, OPTIONS, parser, train_config
+from experiments.executors import study_executor
 from experiments.report import COMPARISON, note_origin, publish_page, write
-from experiments.search import SearchSpace, parse_arms, parse_filters, parse_learning_rates, parse_losses
-from experiments.stored_study import TrialRow
+from experiments.storage.stored_study import TrialRow
+from experiments.storage.study_hold import hold_command
+from experiments.studies.comparison import own_rates
+from experiments.studies.final_test import SCORING, check_scored_alike, score_on_test_once
+from experiments.studies.search import SearchSpace, parse_arms, parse_filters, parse_learning_rates, parse_losses
 from experiments.study import LISTS, conduct
-from experiments.study_hold import hold_command
 from experiments.study_page.record import StudyRecord
-from experiments.study_report import publish_study
-from experiments.tracking import Tracker
+from experiments.tracking.study_report import publish_study
+from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.errors import UserError
 

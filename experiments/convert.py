@@ -10,8 +10,8 @@ options says "up to date"; another option or one changed pixel makes another dat
 import argparse
 from collections.abc import Sequence
 
-from experiments import datasets, entry
-from experiments.options import parser
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import parser
 
 
 def build_parser() -> argparse.ArgumentParser:

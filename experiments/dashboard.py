@@ -13,9 +13,9 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from experiments import entry
-from experiments.options import OPTIONS, parser
-from experiments.storage_connection import open_storage
+from experiments.command_line import entry
+from experiments.command_line.options import OPTIONS, parser
+from experiments.storage.storage_connection import open_storage
 from seg.errors import UserError
 
 _HOST = "127.0.0.1"

@@ -15,9 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from experiments import entry
-from experiments.executors.gpus import visible_gpus
-from experiments.machine_checks import (
+from experiments.checks.machine_checks import (
     Check,
     check_devices,
     check_storage,
@@ -25,8 +23,10 @@ from experiments.machine_checks import (
     check_versions,
     check_workspace,
 )
-from experiments.options import OPTIONS, parser
-from experiments.replica_check import ReplicaMeasurement, ReplicaProcesses
+from experiments.checks.replica_check import ReplicaMeasurement, ReplicaProcesses
+from experiments.command_line import entry
+from experiments.command_line.options import OPTIONS, parser
+from experiments.executors.gpus import visible_gpus
 from seg.errors import UserError
 from seg.page import write_whole
 from seg.training.replica_differences import differences
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def examine(
-    storage: str, workspace: Path, tracking: str | None, tasks: str = "experiments.replica_tasks"
+    storage: str, workspace: Path, tracking: str | None, tasks: str = "experiments.jobs.replica_tasks"
 ) -> Iterable[Check]:
     """The checks, one after the other; the replicas are measured meanwhile, and come last.
 

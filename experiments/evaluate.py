@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments import datasets, entry
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import AUTO, OPTIONS, Option, parser
 from experiments.executors.local import LocalExecutor
-from experiments.final_test import score_metrics
-from experiments.models import fetch_model
-from experiments.one_job import evaluate
-from experiments.options import AUTO, OPTIONS, Option, parser
-from experiments.tracking import Tracker
-from experiments.trained_division import trained_division
+from experiments.jobs.one_job import evaluate
+from experiments.registry.models import fetch_model
+from experiments.studies.final_test import score_metrics
+from experiments.tracking.tracker import Tracker
+from experiments.tracking.trained_division import trained_division
 from seg.data.classes import BINARY
 
 OVERRIDES = {

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import datasets, entry
-from experiments.options import OPTIONS, parser
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import OPTIONS, parser
 from seg.data.export_coco import export_coco
 
 OVERRIDES = {"output": replace(OPTIONS["output"], default="coco", help="new or empty folder for the COCO export")}

@@ -12,18 +12,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import audit, datasets, entry, presets
+from experiments import audit
 from experiments.card.publish import publish_card
-from experiments.final_test import SCORING
-from experiments.finish import Finished, check_select, finish
-from experiments.options import FIELDS, parser
-from experiments.registry import Registry, check_contender, check_name
+from experiments.command_line import datasets, entry, presets
+from experiments.command_line.options import FIELDS, parser
+from experiments.registry.registry import Registry, check_contender, check_name
 from experiments.report import note_origin, publish_page
+from experiments.storage.study_hold import hold_command
+from experiments.studies.final_test import SCORING
+from experiments.studies.finish import Finished, check_select, finish
 from experiments.study import LISTS, STUDY_OPTIONS, conduct, open_executor, search_space
-from experiments.study_hold import hold_command
-from experiments.study_report import publish_study
-from experiments.tracking import Tracker
-from experiments.transport import answers
+from experiments.tracking.study_report import publish_study
+from experiments.tracking.tracker import Tracker
+from experiments.tracking.transport import answers
 
 GIVEN = {**LISTS, **SCORING}
 

@@ -17,12 +17,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments import entry
-from experiments.batch_prediction import PredictedFile, PredictionSettings, hash_model, open_output, predict_files
-from experiments.coco_results import image_ids, remove_results, write_results
-from experiments.models import fetch_model
-from experiments.options import AUTO, parser
-from experiments.tracking import Tracker
+from experiments.command_line import entry
+from experiments.command_line.options import AUTO, parser
+from experiments.prediction.batch_prediction import (
+    PredictedFile,
+    PredictionSettings,
+    hash_model,
+    open_output,
+    predict_files,
+)
+from experiments.prediction.coco_results import image_ids, remove_results, write_results
+from experiments.registry.models import fetch_model
+from experiments.tracking.tracker import Tracker
 from seg.errors import UserError
 from seg.inference import Predictor
 from seg.start import start_tensorflow

@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import datasets, entry
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import OPTIONS, parser
 from experiments.executors.local import LocalExecutor
-from experiments.image_scores import SPLIT, ImageScores, scores_on, stored_scores
-from experiments.models import fetch_version
-from experiments.options import OPTIONS, parser
-from experiments.promotion import contend, roll_back
-from experiments.registry import ModelInfo, Registry, check_name
-from experiments.tracking import Tracker
+from experiments.registry.image_scores import SPLIT, ImageScores, scores_on, stored_scores
+from experiments.registry.models import fetch_version
+from experiments.registry.promotion import contend, roll_back
+from experiments.registry.registry import ModelInfo, Registry, check_name
+from experiments.tracking.tracker import Tracker
 from seg.errors import UserError
 
 NEWEST = "newest"

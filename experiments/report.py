@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import entry
-from experiments.arms_json import as_json, comparison_metrics
-from experiments.code_version import git_commit
-from experiments.options import OPTIONS, parser
-from experiments.plots import trade_off
-from experiments.storage import read_study
-from experiments.study_origin import StudyOrigin, command_line, origin_file
+from experiments.command_line import entry
+from experiments.command_line.code_version import git_commit
+from experiments.command_line.options import OPTIONS, parser
+from experiments.reports.arms_json import as_json, comparison_metrics
+from experiments.reports.plots import trade_off
+from experiments.storage.study_store import read_study
+from experiments.studies.study_origin import StudyOrigin, command_line, origin_file
 from experiments.study_page import study_page
 from experiments.study_page.record import StudyRecord, gather
-from experiments.tracking import Tracker
+from experiments.tracking.tracker import Tracker
 from seg.errors import UserError
 from seg.page import write_whole
 

@@ -12,23 +12,23 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import datasets, entry
-from experiments.environment import ENVIRONMENT, Environment
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import parser
 from experiments.executors.local import LocalExecutor
-from experiments.options import parser
-from experiments.recorded_run import RecordedRun, dataset_of, find_run, read_result
-from experiments.reproduction import (
+from experiments.jobs.environment import ENVIRONMENT, Environment
+from experiments.jobs.tasks import RESULT
+from experiments.reproduction.recorded_run import RecordedRun, dataset_of, find_run, read_result
+from experiments.reproduction.reproduction import (
     NOT_RECORDED,
     Difference,
     Reproduction,
     compare_environments,
     compare_histories,
 )
-from experiments.reproduction_report import markdown, sentence, table
-from experiments.tasks import RESULT
-from experiments.tracking import Tracker
-from experiments.training_run import run_folder, train_in_run
-from experiments.weights import compare_weights, read_weights
+from experiments.reproduction.reproduction_report import markdown, sentence, table
+from experiments.reproduction.weights import compare_weights, read_weights
+from experiments.tracking.tracker import Tracker
+from experiments.tracking.training_run import run_folder, train_in_run
 from seg.inference import MODEL
 
 

@@ -13,10 +13,10 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from experiments import entry
-from experiments.options import parser
-from experiments.registry import ModelInfo, Registry
-from experiments.tracking import Tracker
+from experiments.command_line import entry
+from experiments.command_line.options import parser
+from experiments.registry.registry import ModelInfo, Registry
+from experiments.tracking.tracker import Tracker
 from seg.errors import UserError
 from seg.start import start_tensorflow
 
@@ -80,9 +80,9 @@ def serve(model: ModelInfo, uri: str, listening: socket.socket, max_body: int) -
     start_tensorflow()
     import uvicorn
 
-    from experiments.http_connections import ImpatientProtocol
-    from experiments.http_guard import Guard, GuardLimits
-    from experiments.scoring import build_app, load_served_model
+    from experiments.serving.http_connections import ImpatientProtocol
+    from experiments.serving.http_guard import Guard, GuardLimits
+    from experiments.serving.scoring import build_app, load_served_model
 
     limits = GuardLimits(max_body=max_body, held=_BODIES * max_body)
     config = uvicorn.Config(

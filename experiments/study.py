@@ -12,21 +12,22 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import datasets, entry, study_executor
-from experiments.comparison import front
-from experiments.driver import run_study
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import FIELDS, OPTIONS, Option, parser, train_config
+from experiments.command_line.progress import Progress
+from experiments.executors import study_executor
 from experiments.executors.base import Executor
-from experiments.leases import Lease
-from experiments.objectives import is_single
-from experiments.options import FIELDS, OPTIONS, Option, parser, train_config
-from experiments.progress import Progress
 from experiments.report import note_origin, publish_page
-from experiments.search import SearchSpace, parse_filters, parse_losses
-from experiments.settlement import Limits
-from experiments.study_hold import hold_command
-from experiments.study_report import publish_study
-from experiments.study_result import StudyResult
-from experiments.tracking import Tracker
+from experiments.storage.leases import Lease
+from experiments.storage.study_hold import hold_command
+from experiments.studies.comparison import front
+from experiments.studies.driver import run_study
+from experiments.studies.objectives import is_single
+from experiments.studies.search import SearchSpace, parse_filters, parse_losses
+from experiments.studies.settlement import Limits
+from experiments.studies.study_result import StudyResult
+from experiments.tracking.study_report import publish_study
+from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 

@@ -10,11 +10,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import entry, tracking_uri
-from experiments.options import parser
-from experiments.outboxes import Outboxes, stores
-from experiments.recorder import Recorder
-from experiments.transport import answers, deliver_now
+from experiments.command_line import entry
+from experiments.command_line.options import parser
+from experiments.tracking import tracking_uri
+from experiments.tracking.outboxes import Outboxes, stores
+from experiments.tracking.recorder import Recorder
+from experiments.tracking.transport import answers, deliver_now
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,11 +8,11 @@ The run holds the parameters, the metrics of each epoch, learning curves, panels
 import argparse
 from collections.abc import Sequence
 
-from experiments import datasets, entry
+from experiments.command_line import datasets, entry
+from experiments.command_line.options import FIELDS, parser, train_config
 from experiments.executors.local import LocalExecutor
-from experiments.options import FIELDS, parser, train_config
-from experiments.tracking import Tracker
-from experiments.training_run import run_folder, train_in_run
+from experiments.tracking.tracker import Tracker
+from experiments.tracking.training_run import run_folder, train_in_run
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -12,15 +12,21 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments import entry
-from experiments.options import parser
-from experiments.recorded_runs import RunReader
-from experiments.repairs import Repairs
-from experiments.storage import StudyStore, read_study
-from experiments.study_hold import hold_to_repair
-from experiments.study_lock import StudyTaken
-from experiments.tracking import Tracker
-from experiments.verification import Disagreement, compare_dataset, compare_outbox, compare_records, compare_workspace
+from experiments.checks.repairs import Repairs
+from experiments.checks.verification import (
+    Disagreement,
+    compare_dataset,
+    compare_outbox,
+    compare_records,
+    compare_workspace,
+)
+from experiments.command_line import entry
+from experiments.command_line.options import parser
+from experiments.storage.study_hold import hold_to_repair
+from experiments.storage.study_lock import StudyTaken
+from experiments.storage.study_store import StudyStore, read_study
+from experiments.tracking.recorded_runs import RunReader
+from experiments.tracking.tracker import Tracker
 
 
 def build_parser() -> argparse.ArgumentParser:

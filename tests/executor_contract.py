@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.executors.base import Executor
-from experiments.jobs import Job, JobEnded, JobEvent, JobReported
+from experiments.jobs.messages import Job, JobEnded, JobEvent, JobReported
 
 DEADLINE = 60.0
 

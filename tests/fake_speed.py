@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.jobs import Job
+from experiments.jobs.messages import Job
 from seg.errors import UserError
 from seg.training.result import EpochReport
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.jobs import Job, epoch_picture
+from experiments.jobs.messages import Job, epoch_picture
 from seg.errors import UserError
 from seg.training.result import EpochReport, ModelCost, TrainResult
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import mlflow
 import optuna
 
-from experiments.recorded_runs import RunReader
-from experiments.storage import read_study
-from experiments.verification import compare_records, compare_workspace
+from experiments.checks.verification import compare_records, compare_workspace
+from experiments.storage.study_store import read_study
+from experiments.tracking.recorded_runs import RunReader
 from seg.config import TrainConfig
 
 FINISHED = optuna.trial.TrialState.COMPLETE

@@ -1,11 +1,11 @@
-"""`experiments.replica_tasks` with a mistake in what it measures; the variable PLANTED names it."""
+"""`experiments.jobs.replica_tasks` with a mistake in what it measures; the variable PLANTED names it."""
 
 import os
 from collections.abc import Callable
 from typing import Any
 
-from experiments import replica_tasks
-from experiments.jobs import Job
+from experiments.jobs import replica_tasks
+from experiments.jobs.messages import Job
 from seg.start import start_tensorflow
 from seg.training.result import EpochReport
 

@@ -4,8 +4,8 @@ import resource
 from collections.abc import Callable
 from typing import Any
 
-from experiments import tasks
-from experiments.jobs import Job
+from experiments.jobs import tasks
+from experiments.jobs.messages import Job
 from seg.training.result import EpochReport
 
 LIMIT = 64 * 2**30  # bytes of addresses, of which TensorFlow's libraries take some

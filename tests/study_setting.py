@@ -13,15 +13,15 @@ from typing import Any
 
 import optuna
 
-from experiments import entry
-from experiments.driver import run_study
+from experiments.command_line import entry
+from experiments.command_line.interrupts import EXIT_CODE, Interrupted
+from experiments.command_line.progress import Progress
 from experiments.executors.local import LocalExecutor
-from experiments.interrupts import EXIT_CODE, Interrupted
-from experiments.progress import Progress
-from experiments.search import SearchSpace
-from experiments.settlement import Limits
-from experiments.study_hold import hold_command
-from experiments.study_result import StudyResult
+from experiments.storage.study_hold import hold_command
+from experiments.studies.driver import run_study
+from experiments.studies.search import SearchSpace
+from experiments.studies.settlement import Limits
+from experiments.studies.study_result import StudyResult
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from tests.recording_tracker import RecordingTracker
@@ -99,7 +99,7 @@ def main(
     setting.output = sys.stderr
     limits = Limits(retries=1000) if tracking_uri else None
     if tracking_uri:
-        from experiments.tracking import Tracker
+        from experiments.tracking.tracker import Tracker
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "survival")
         setting.tracker = Tracker(tracking_uri, name, setting.folder, f"study_{setting.study}")

@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from experiments import app
-from experiments.registry import Registry
+from experiments.registry.registry import Registry
 from experiments.web_page.models import Models
 from seg.data.appearance import Appearance
 from seg.data.convert import convert

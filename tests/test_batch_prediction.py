@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from experiments import batch_prediction, entry
-from experiments.batch_prediction import JOURNAL, PredictionSettings, hash_model, open_output, output_names
+from experiments.command_line import entry
 from experiments.predict import predict_folder
+from experiments.prediction import batch_prediction
+from experiments.prediction.batch_prediction import JOURNAL, PredictionSettings, hash_model, open_output, output_names
 from seg.data.appearance import Appearance
 from seg.errors import UserError
 from seg.inference import Prediction, Predictor

@@ -18,11 +18,11 @@ from experiments.card import publish
 from experiments.card.publish import command, essence, publish_card
 from experiments.card.render import as_html, as_markdown, write_card
 from experiments.card.sections import Subject, build_card
-from experiments.finish import Finished
-from experiments.promotion import Decision
-from experiments.registry import ModelInfo
-from experiments.selection import Selection
-from experiments.tracking import Tracker
+from experiments.registry.promotion import Decision
+from experiments.registry.registry import ModelInfo
+from experiments.studies.finish import Finished
+from experiments.studies.selection import Selection
+from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from tests.tiny import write_tiny

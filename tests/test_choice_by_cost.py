@@ -6,9 +6,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from experiments.recorded_runs import RunReader
-from experiments.storage import read_study
-from experiments.verification import compare_records
+from experiments.checks.verification import compare_records
+from experiments.storage.study_store import read_study
+from experiments.tracking.recorded_runs import RunReader
 from tests.test_end_to_end import TINY, Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

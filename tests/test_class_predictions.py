@@ -16,13 +16,13 @@ from mlflow.exceptions import MlflowException
 from pycocotools import mask as pycoco
 
 from experiments import app
-from experiments.batch_prediction import PredictionSettings
-from experiments.coco_results import image_ids
-from experiments.models import FetchedModel
 from experiments.predict import predict_folder
-from experiments.pyfunc_model import SegmentationModel
-from experiments.registry import ModelInfo
-from experiments.saved_model import _signature
+from experiments.prediction.batch_prediction import PredictionSettings
+from experiments.prediction.coco_results import image_ids
+from experiments.registry.models import FetchedModel
+from experiments.registry.pyfunc_model import SegmentationModel
+from experiments.registry.registry import ModelInfo
+from experiments.registry.saved_model import _signature
 from experiments.web_page import models as web_models
 from seg.errors import UserError
 from seg.inference import Predictor

@@ -13,7 +13,7 @@ import pytest
 
 import seg
 from experiments import evaluate, predict, report
-from experiments.registry import Registry
+from experiments.registry.registry import Registry
 from seg.data.demo import write_demo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

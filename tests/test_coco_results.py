@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pycocotools.coco import COCO
 
-from experiments.batch_prediction import PredictedFile
-from experiments.coco_results import image_ids, remove_results, write_results
+from experiments.prediction.batch_prediction import PredictedFile
+from experiments.prediction.coco_results import image_ids, remove_results, write_results
 from seg.data.coco import Category
 
 SQUARE = [[1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]]

@@ -10,15 +10,15 @@ import mlflow
 import numpy as np
 import pytest
 
-from experiments.arms_json import as_json, comparison_metrics
 from experiments.compare import build_parser, planned, search_space, with_own_rates
-from experiments.compared import compare
-from experiments.comparison import own_rates
-from experiments.split_predictions import SplitPredictions
-from experiments.storage import open_study, read_study
-from experiments.stored_study import TrialRow
-from experiments.study_hold import note_test_use
-from experiments.study_identity import StudyIdentity
+from experiments.jobs.split_predictions import SplitPredictions
+from experiments.reports.arms_json import as_json, comparison_metrics
+from experiments.reports.compared import compare
+from experiments.storage.stored_study import TrialRow
+from experiments.storage.study_hold import note_test_use
+from experiments.storage.study_identity import StudyIdentity
+from experiments.storage.study_store import open_study, read_study
+from experiments.studies.comparison import own_rates
 from experiments.study_page.record import gather
 from seg.config import TrainConfig
 from seg.errors import UserError

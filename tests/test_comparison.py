@@ -2,8 +2,8 @@ import csv
 import io
 from dataclasses import replace
 
-from experiments.comparison import arms, as_csv, as_markdown, varied
-from experiments.stored_study import TrialRow
+from experiments.storage.stored_study import TrialRow
+from experiments.studies.comparison import arms, as_csv, as_markdown, varied
 from seg.config import TrainConfig
 from seg.training.result import ModelCost
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import datasets
+from experiments.command_line import datasets
 from seg.config import TrainConfig
 from seg.errors import UserError
 from tests.tiny import write_tiny

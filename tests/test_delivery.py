@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import delivery as delivery_module
-from experiments.delivery import Delivery, Unanswered
-from experiments.operations import Operation, new_key
-from experiments.outbox import Outbox
+from experiments.tracking import delivery as delivery_module
+from experiments.tracking.delivery import Delivery, Unanswered
+from experiments.tracking.operations import Operation, new_key
+from experiments.tracking.outbox import Outbox
 from seg.errors import UserError
 
 

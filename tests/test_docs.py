@@ -19,8 +19,8 @@ import mlflow
 import pytest
 import yaml
 
-from experiments.registry import Registry
-from experiments.tracking import Tracker
+from experiments.registry.registry import Registry
+from experiments.tracking.tracker import Tracker
 from seg.data.demo import write_demo
 
 ROOT = Path(__file__).parent.parent

@@ -12,9 +12,8 @@ import optuna
 import pytest
 from packaging.requirements import Requirement
 
-from experiments import machine_checks
-from experiments.doctor import check_replicas
-from experiments.machine_checks import (
+from experiments.checks import machine_checks
+from experiments.checks.machine_checks import (
     Check,
     check_devices,
     check_storage,
@@ -22,9 +21,10 @@ from experiments.machine_checks import (
     check_versions,
     check_workspace,
 )
-from experiments.replica_check import ReplicaProcesses
-from experiments.storage_connection import DatabaseClock
-from experiments.tracking import Tracker
+from experiments.checks.replica_check import ReplicaProcesses
+from experiments.doctor import check_replicas
+from experiments.storage.storage_connection import DatabaseClock
+from experiments.tracking.tracker import Tracker
 from seg.config import LOSSES
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,8 @@ import optuna
 import pytest
 
 from experiments.executors.local import LocalExecutor
-from experiments.settlement import Limits
-from experiments.study_result import checkpoint_folder, trial_folder
+from experiments.studies.settlement import Limits
+from experiments.studies.study_result import checkpoint_folder, trial_folder
 from seg.errors import UserError
 from tests.executor_contract import wait_for_pid, wait_until_dead
 from tests.study_setting import Setting, make_manifest, make_space
@@ -23,7 +23,7 @@ def setting(tmp_path):
 
 
 def test_importing_the_driver_loads_neither_tensorflow_nor_mlflow():
-    modules = "sys, experiments.driver, experiments.executors.local"
+    modules = "sys, experiments.studies.driver, experiments.executors.local"
     code = f"import {modules}; print({{'tensorflow', 'mlflow'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
@@ -283,7 +283,7 @@ class TestTPE:
     def test_a_repeated_proposal_is_not_trained(self, setting, monkeypatch):
         proposals = iter([1e-3, 1e-3, 2e-3])
         monkeypatch.setattr(
-            "experiments.storage.suggest",
+            "experiments.storage.study_store.suggest",
             lambda trial, space: type(space.base)(**space.base.as_dict() | {"learning_rate": next(proposals)}),
         )
         result = setting.run(2, space=make_space("tpe"))
@@ -292,8 +292,8 @@ class TestTPE:
         assert len(setting.tracker.calls("start_trial")) == 2
 
     def test_an_exhausted_space_ends_the_study(self, setting, monkeypatch):
-        monkeypatch.setattr("experiments.trial_queue._MAX_REPEATS", 3)
-        monkeypatch.setattr("experiments.storage.suggest", lambda trial, space: space.base)
+        monkeypatch.setattr("experiments.studies.trial_queue._MAX_REPEATS", 3)
+        monkeypatch.setattr("experiments.storage.study_store.suggest", lambda trial, space: space.base)
         assert setting.run(3, space=make_space("tpe")).counts == {"finished": 1, "failed": 3}
         assert "nothing new to try" in setting.output.getvalue()
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from experiments import entry
-from experiments.delivery import NotDelivered
+from experiments.command_line import entry
+from experiments.tracking.delivery import NotDelivered
 from seg.errors import UserError
 
 
@@ -71,7 +71,7 @@ def test_interruption_is_code_130() -> None:
 
 def test_sigterm_is_an_interruption() -> None:
     code = (
-        "import os, signal, time\nfrom experiments import entry\n"
+        "import os, signal, time\nfrom experiments.command_line import entry\n"
         "def main(arguments):\n"
         "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(10)\n"
         "    finally:\n        print('settled', flush=True)\n"

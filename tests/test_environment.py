@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import code_version
-from experiments.environment import PACKAGES, Environment, installed_versions
+from experiments.command_line import code_version
+from experiments.jobs.environment import PACKAGES, Environment, installed_versions
 from seg.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -48,10 +48,12 @@ def test_the_packages_are_those_that_the_project_pins():
 
 def test_the_code_is_what_was_imported():
     # In a process of its own: other tests import other files.
-    script = "import json, experiments.code_version as code, seg.config; print(json.dumps(code.loaded_code()))"
+    script = (
+        "import json, experiments.command_line.code_version as code, seg.config; print(json.dumps(code.loaded_code()))"
+    )
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     code = json.loads(ran.stdout)
-    assert {"experiments/code_version.py", "seg/config.py", "seg/errors.py"} <= code.keys()
+    assert {"experiments/command_line/code_version.py", "seg/config.py", "seg/errors.py"} <= code.keys()
     assert "seg/losses.py" not in code
     content = (ROOT / "seg" / "config.py").read_bytes()
     assert code["seg/config.py"] == hashlib.sha256(content).hexdigest()[:20]

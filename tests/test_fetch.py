@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.models import read_image_size
-from experiments.options import threshold
+from experiments.command_line.options import threshold
+from experiments.registry.models import read_image_size
 from seg.errors import UserError
 
 

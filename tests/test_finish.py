@@ -12,17 +12,17 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from experiments import final_test
-from experiments import finish as finish_module
-from experiments.delivery import NotDelivered
-from experiments.final_test import check_scored_alike, score_metrics, score_on_test_once
+from experiments.jobs.one_job import JobFailed
+from experiments.jobs.tasks import EVALUATION_FORMAT
 from experiments.main import main
-from experiments.one_job import JobFailed
-from experiments.registry import Registry
-from experiments.stored_study import StoredStudy, TestUse, TrialRow
-from experiments.study_result import StudyResult, final_folder
-from experiments.tasks import EVALUATION_FORMAT
-from experiments.tracking import Tracker
+from experiments.registry.registry import Registry
+from experiments.storage.stored_study import StoredStudy, TestUse, TrialRow
+from experiments.studies import final_test
+from experiments.studies import finish as finish_module
+from experiments.studies.final_test import check_scored_alike, score_metrics, score_on_test_once
+from experiments.studies.study_result import StudyResult, final_folder
+from experiments.tracking.delivery import NotDelivered
+from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.appearance import Appearance
 from seg.data.manifest import Manifest
@@ -109,7 +109,7 @@ def test_a_model_is_registered_when_mlflow_answers_again(
     (tmp_path / "workspace" / "audits" / ("a" * 64)).mkdir(parents=True)
     monkeypatch.setattr("experiments.main.publish_study", lambda *arguments: None)
     monkeypatch.setattr("experiments.main.finish", break_down)
-    monkeypatch.setattr("experiments.tracking.answers", lambda uri: answers)
+    monkeypatch.setattr("experiments.tracking.tracker.answers", lambda uri: answers)
     with pytest.raises(ends, match="MLflow must answer for what is left to do|API request to http://host failed"):
         main([])
     run = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(run_id)
@@ -127,9 +127,9 @@ def test_who_leaves_the_end_to_another_asks_what_is_left_when_it_was_told(
         tracker._transport.finish()
 
     prepare(verb, tmp_path, monkeypatch)
-    monkeypatch.setattr("experiments.study_hold.Command.ended_elsewhere", lambda *arguments: "left to another")
-    monkeypatch.setattr("experiments.tracking.Tracker.__exit__", finish)
-    monkeypatch.setattr("experiments.entry.done", lambda tracker: len(finished))
+    monkeypatch.setattr("experiments.storage.study_hold.Command.ended_elsewhere", lambda *arguments: "left to another")
+    monkeypatch.setattr("experiments.tracking.tracker.Tracker.__exit__", finish)
+    monkeypatch.setattr("experiments.command_line.entry.done", lambda tracker: len(finished))
     assert importlib.import_module(f"experiments.{verb}").main([]) == 1
     assert capsys.readouterr().out.endswith("left to another\n")
 
@@ -139,7 +139,7 @@ def test_a_server_that_is_away_is_not_asked_for_the_champion(tmp_path: Path, mon
         raise MlflowException("API request to http://host failed")
 
     prepare("main", tmp_path, monkeypatch)
-    monkeypatch.setattr("experiments.study_hold.Command.ended_elsewhere", lambda *arguments: "left to another")
+    monkeypatch.setattr("experiments.storage.study_hold.Command.ended_elsewhere", lambda *arguments: "left to another")
     monkeypatch.setattr("experiments.main.check_contender", break_down)
     with pytest.raises(MlflowException):
         main([])
@@ -155,7 +155,7 @@ def prepare(verb: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     module = f"experiments.{verb}"
-    monkeypatch.setattr("experiments.datasets.prepare", lambda values, image_size: manifest)
+    monkeypatch.setattr("experiments.command_line.datasets.prepare", lambda values, image_size: manifest)
     monkeypatch.setattr("experiments.audit.report", lambda *arguments: [])
     monkeypatch.setattr(f"{module}.open_executor", lambda *arguments: nullcontext())
     monkeypatch.setattr(f"{module}.conduct", lambda *arguments, **lease: make_result(folder, study_run=run_id))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from experiments.forecast import CHECKPOINTS, forecast
-from experiments.slot_speed import Speed
-from experiments.slots import Division, Share
+from experiments.executors.forecast import CHECKPOINTS, forecast
+from experiments.executors.slot_speed import Speed
+from experiments.executors.slots import Division, Share
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from tests.tiny import write_tiny

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import sqlalchemy
 
-from experiments import entry
-from experiments.batch_prediction import JOURNAL, PredictionSettings
-from experiments.full_disk import no_room
+from experiments.command_line import entry
+from experiments.command_line.full_disk import no_room
 from experiments.predict import predict_folder
-from experiments.storage import ABANDONED
-from experiments.study_result import StudyResult
-from experiments.tracking import Tracker
+from experiments.prediction.batch_prediction import JOURNAL, PredictionSettings
+from experiments.storage.study_store import ABANDONED
+from experiments.studies.study_result import StudyResult
+from experiments.tracking.tracker import Tracker
 from seg.data.convert import convert
 from seg.errors import UserError
 from seg.inference import Predictor

@@ -9,9 +9,9 @@ import pytest
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
-from experiments import http_connections
-from experiments.http_connections import ImpatientProtocol
-from experiments.http_guard import Guard, GuardLimits
+from experiments.serving import http_connections
+from experiments.serving.http_connections import ImpatientProtocol
+from experiments.serving.http_guard import Guard, GuardLimits
 
 POST: Scope = {"type": "http", "method": "POST", "path": "/mask", "headers": []}
 GET: Scope = POST | {"method": "GET", "path": "/ping"}

@@ -6,11 +6,11 @@ from typing import Any
 import mlflow
 import pytest
 
-from experiments import image_scores
-from experiments.image_scores import ImageScores, read_scores, scores_on, stored_scores
-from experiments.models import FetchedModel
-from experiments.registry import ModelInfo
-from experiments.tracking import Tracker
+from experiments.registry import image_scores
+from experiments.registry.image_scores import ImageScores, read_scores, scores_on, stored_scores
+from experiments.registry.models import FetchedModel
+from experiments.registry.registry import ModelInfo
+from experiments.tracking.tracker import Tracker
 from seg.errors import UserError
 from tests.tiny import write_tiny
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.invocations import Refused, check_content_type, read_invocation
+from experiments.serving.invocations import Refused, check_content_type, read_invocation
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=3),

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from experiments.leases import TAKEN_OVER, Lease, Peer
-from experiments.progress import Progress
-from experiments.search import fingerprint
-from experiments.storage import StudyStore, open_study, read_study
-from experiments.study_hold import hold_command, hold_to_repair, note_test_use
-from experiments.study_lock import StudyTaken
-from experiments.trial_queue import TrialQueue
+from experiments.command_line.progress import Progress
+from experiments.storage.leases import TAKEN_OVER, Lease, Peer
+from experiments.storage.study_hold import hold_command, hold_to_repair, note_test_use
+from experiments.storage.study_lock import StudyTaken
+from experiments.storage.study_store import StudyStore, open_study, read_study
+from experiments.studies.search import fingerprint
+from experiments.studies.trial_queue import TrialQueue
 from tests.mlflow_server import mlflow_server
 from tests.postgresql_server import PostgreSQL
 from tests.study_setting import make_space
@@ -229,9 +229,9 @@ class TestTheQueue:
 RETURNED = """
 import os, signal, sys
 from pathlib import Path
-from experiments import leases
+from experiments.storage import leases
 import sqlalchemy
-from experiments.tracking import Tracker
+from experiments.tracking.tracker import Tracker
 from tests.tiny import write_tiny
 leases._RENEWALS = 0.001  # no thread that would notice first
 storage, tracking, folder = sys.argv[1:]

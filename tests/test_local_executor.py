@@ -8,7 +8,7 @@ import pytest
 
 from experiments.executors import local
 from experiments.executors.local import LocalExecutor
-from experiments.jobs import Job
+from experiments.jobs.messages import Job
 from tests.executor_contract import (
     ExecutorContract,
     ending_of,

@@ -7,9 +7,9 @@ import pytest
 import sqlalchemy
 
 from benchmarks.load import IdleExecutor, Meter
-from experiments.driver import run_study
-from experiments.jobs import Job
-from experiments.progress import Progress
+from experiments.command_line.progress import Progress
+from experiments.jobs.messages import Job
+from experiments.studies.driver import run_study
 from tests.study_setting import Setting, make_manifest, make_space
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from experiments.executors.local import LocalExecutor
-from experiments.jobs import Job
-from experiments.memory_shortage import with_remedy
-from experiments.one_job import JobFailed, run_job
+from experiments.jobs.memory_shortage import with_remedy
+from experiments.jobs.messages import Job
+from experiments.jobs.one_job import JobFailed, run_job
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.new_database import create_whole
+from experiments.storage.new_database import create_whole
 
 
 def tables(url: str) -> None:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.comparison import as_csv, front, winner
-from experiments.objectives import objective_values, pareto_front
-from experiments.storage import open_study, read_study
+from experiments.storage.study_store import open_study, read_study
+from experiments.studies.comparison import as_csv, front, winner
+from experiments.studies.objectives import objective_values, pareto_front
 from seg.errors import UserError
 from tests.history import check_history
 from tests.study_setting import Setting, make_space

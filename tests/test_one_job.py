@@ -6,9 +6,9 @@ import pytest
 
 from experiments import evaluate
 from experiments.executors.local import LocalExecutor
-from experiments.jobs import Job
-from experiments.models import FetchedModel
-from experiments.one_job import JobFailed, run_job
+from experiments.jobs.messages import Job
+from experiments.jobs.one_job import JobFailed, run_job
+from experiments.registry.models import FetchedModel
 from seg.data.splits import DivisionSettings
 from seg.errors import UserError
 from tests.study_setting import make_manifest

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.options import train_config
+from experiments.command_line.options import train_config
 from experiments.train import build_parser
 from seg.errors import UserError
 

@@ -16,10 +16,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from experiments import entry, sync, transport
-from experiments.outboxes import Outboxes
-from experiments.registry import Registry
-from experiments.tracking import Tracker
+from experiments import sync
+from experiments.command_line import entry
+from experiments.registry.registry import Registry
+from experiments.tracking import transport
+from experiments.tracking.outboxes import Outboxes
+from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.appearance import Appearance
 from seg.errors import UserError

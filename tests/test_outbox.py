@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.operations import Operation, is_key, merged, new_key, trial_key
-from experiments.outbox import JOURNAL, Outbox, OutboxTaken, journal_line, read_journal
-from experiments.outboxes import Outboxes, stores
+from experiments.tracking.operations import Operation, is_key, merged, new_key, trial_key
+from experiments.tracking.outbox import JOURNAL, Outbox, OutboxTaken, journal_line, read_journal
+from experiments.tracking.outboxes import Outboxes, stores
 from seg.errors import UserError
 
 

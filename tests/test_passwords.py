@@ -9,11 +9,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from experiments import entry
+from experiments.command_line import entry
+from experiments.command_line.options import parser
+from experiments.command_line.passwords import find_exposed, hide, separate_login, without_login, without_secrets
 from experiments.executors.local import LocalExecutor
-from experiments.options import parser
-from experiments.passwords import find_exposed, hide, separate_login, without_login, without_secrets
-from experiments.tracking import Tracker
+from experiments.tracking.tracker import Tracker
 from seg.errors import UserError
 from tests.study_setting import make_manifest
 
@@ -107,7 +107,7 @@ def test_what_a_process_of_a_trial_does_not_get() -> None:
 
 
 def test_the_local_executor_passes_none_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.jobs import Job
+    from experiments.jobs.messages import Job
 
     monkeypatch.setenv("PGPASSWORD", "canary")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary@host")
@@ -133,7 +133,7 @@ def test_a_misspelt_option_shows_none(given: list[str], capsys: pytest.CaptureFi
 
 PROGRAM = """
 import sys
-from experiments import entry
+from experiments.command_line import entry
 def main(arguments):
     raise {error}
 sys.argv[1:] = {arguments}
@@ -224,7 +224,7 @@ def test_a_token_in_the_address_of_the_repository_leaves_the_runs_tags(
 
 
 def test_a_run_that_cannot_be_deleted_is_named(tmp_path: Path) -> None:
-    from experiments import launched_run
+    from experiments.tracking import launched_run
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     Tracker(uri, None)

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 
-from experiments.patience import is_lost_connection, patiently
-from experiments.storage import StudyStore, open_study
-from experiments.stored_study import TrialRow
+from experiments.storage.patience import is_lost_connection, patiently
+from experiments.storage.stored_study import TrialRow
+from experiments.storage.study_store import StudyStore, open_study
 from tests.postgresql_server import PostgreSQL
 from tests.study_setting import make_space
 from tests.test_storage import make_identity

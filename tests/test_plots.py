@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.figures import learning_curves
-from experiments.label_places import Name, place_names
-from experiments.plots import (
+from experiments.jobs.figures import learning_curves
+from experiments.reports.label_places import Name, place_names
+from experiments.reports.plots import (
     as_svg,
     curves_by_trial,
     dice_by_arm,
@@ -17,8 +17,8 @@ from experiments.plots import (
     parameter_importance,
     trade_off,
 )
-from experiments.selection import Selection
-from experiments.stored_study import TrialRow
+from experiments.storage.stored_study import TrialRow
+from experiments.studies.selection import Selection
 from seg.config import TrainConfig
 from seg.training.result import EpochReport, ModelCost
 

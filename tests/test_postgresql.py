@@ -3,7 +3,7 @@
 import pytest
 import sqlalchemy
 
-from experiments.storage_connection import try_out
+from experiments.storage.storage_connection import try_out
 from tests.postgresql_server import PostgreSQL
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.prediction_journal import PredictionJournal
+from experiments.prediction.prediction_journal import PredictionJournal
 from seg.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import presets
+from experiments.command_line import presets
 from experiments.main import GIVEN, build_parser
 from experiments.study import search_space
 from seg.config import TrainConfig

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from experiments.progress import Progress, describe, duration, short
+from experiments.command_line.progress import Progress, describe, duration, short
 from seg.config import TrainConfig
 from seg.training.result import EpochReport
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from experiments import entry, image_scores, promote
+from experiments import promote
+from experiments.command_line import entry
 from experiments.promote import find_challenger, main
-from experiments.registry import Registry
-from experiments.tracking import Tracker
+from experiments.registry import image_scores
+from experiments.registry.registry import Registry
+from experiments.tracking.tracker import Tracker
 from seg.errors import UserError
 
 

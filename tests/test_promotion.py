@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import promotion
-from experiments.image_scores import ImageScores
-from experiments.promotion import Decision, contend, decide, roll_back
-from experiments.registry import ModelInfo, Registry
+from experiments.registry import promotion
+from experiments.registry.image_scores import ImageScores
+from experiments.registry.promotion import Decision, contend, decide, roll_back
+from experiments.registry.registry import ModelInfo, Registry
 from seg.errors import UserError
 
 NAME = "seg-unet"

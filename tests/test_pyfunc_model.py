@@ -13,7 +13,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from pycocotools import mask as pycoco
 
-from experiments.pyfunc_model import SegmentationModel
+from experiments.registry.pyfunc_model import SegmentationModel
 from seg.data.appearance import Appearance
 from seg.inference import Predictor
 

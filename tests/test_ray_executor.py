@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments.code_version import git_commit
-from experiments.driver import run_study
+from experiments.command_line.code_version import git_commit
+from experiments.command_line.progress import Progress
 from experiments.executors import ray as ray_executor
 from experiments.executors.ray import RayExecutor
 from experiments.executors.shipping import private_folder
-from experiments.jobs import Job, JobEnded, JobReported
-from experiments.progress import Progress
-from experiments.slots import Share
-from experiments.split_predictions import SplitPredictions
-from experiments.tracking import Tracker
+from experiments.executors.slots import Share
+from experiments.jobs.messages import Job, JobEnded, JobReported
+from experiments.jobs.split_predictions import SplitPredictions
+from experiments.studies.driver import run_study
+from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.demo import write_demo
 from seg.errors import UserError
@@ -187,7 +187,7 @@ def test_a_real_training_on_a_node_that_sees_no_folder_of_ours(cluster, tmp_path
     config = TrainConfig(image_size=16, depth=2, filters=2, batch_size=4, epochs=1)
     folder, checkpoints = tmp_path / "trial_0", tmp_path / "trial_0.checkpoints"
     arguments = {"config": config.as_dict(), "dataset": str(tiny.folder), "checkpoints": str(checkpoints)}
-    with connect(cluster, ship=True, tasks="experiments.tasks") as executor:
+    with connect(cluster, ship=True, tasks="experiments.jobs.tasks") as executor:
         executor.submit(Job(name="trial 0", task="train", folder=str(folder), arguments=arguments))
         deadline, events = time.monotonic() + 200, []
         while not (events and isinstance(events[-1], JobEnded)):
@@ -263,11 +263,11 @@ def test_a_node_that_dies_costs_an_attempt(cluster, tmp_path, ship, capfd):
 DRIVER = """
 import sys
 from pathlib import Path
-from experiments.driver import run_study
+from experiments.studies.driver import run_study
 from experiments.executors.ray import RayExecutor
-from experiments.interrupts import EXIT_CODE, Interrupted
-from experiments.progress import Progress
-from experiments.slots import Share
+from experiments.command_line.interrupts import EXIT_CODE, Interrupted
+from experiments.command_line.progress import Progress
+from experiments.executors.slots import Share
 from tests.study_setting import Setting, make_manifest, make_space
 
 setting = Setting(folder := Path(sys.argv[2]))
@@ -351,4 +351,4 @@ def test_a_study_by_its_command(cluster, tmp_path):
     ]
     assert [each["flags"]["TF_NUM_INTRAOP_THREADS"] for each in recorded] == ["1", "1"]
     assert {each["git_commit"] for each in recorded} == {commit}
-    assert {"experiments/tasks.py", "seg/training/fit.py"} <= recorded[0]["code"].keys()
+    assert {"experiments/jobs/tasks.py", "seg/training/fit.py"} <= recorded[0]["code"].keys()

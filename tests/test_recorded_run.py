@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.environment import Environment
-from experiments.options import FIELDS
-from experiments.recorded_run import (
+from experiments.command_line.options import FIELDS
+from experiments.jobs.environment import Environment
+from experiments.reproduce import compare_configurations
+from experiments.reproduction.recorded_run import (
     RecordedRun,
     dataset_of,
     find_run,
@@ -21,9 +22,8 @@ from experiments.recorded_run import (
     read_result,
     unlike,
 )
-from experiments.reproduce import compare_configurations
-from experiments.run_description import dataset_input
-from experiments.tracking import Tracker
+from experiments.tracking.run_description import dataset_input
+from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.convert import convert
 from seg.data.manifest import Manifest
@@ -205,7 +205,7 @@ class TestFindRun:
 
 class TestDataset:
     def recorded(self, tmp_path: Path, manifest: Manifest, **changes: object) -> RecordedRun:
-        from experiments.run_description import RunRecord
+        from experiments.tracking.run_description import RunRecord
 
         profile = json.dumps(json.loads(dataset_input(manifest)["dataset"]["profile"]) | changes)
         record = RunRecord(run_id="r", status="FINISHED", params={}, tags={}, dataset=manifest.name, profile=profile)

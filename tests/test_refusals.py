@@ -132,7 +132,7 @@ def test_printable():
 
 
 def test_an_error_is_one_line_on_the_terminal():
-    program = "from experiments import entry\nfrom seg.errors import UserError\n"
+    program = "from experiments.command_line import entry\nfrom seg.errors import UserError\n"
     program += "def main(arguments): raise UserError('no \\x1b[31m\\nname')\nentry.run(main)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "error: no \\x1b[31m\\nname\n")

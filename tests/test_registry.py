@@ -8,8 +8,8 @@ import mlflow
 import numpy as np
 import pytest
 
-from experiments.registry import Registry, check_contender, check_name
-from experiments.saved_model import _CODE
+from experiments.registry.registry import Registry, check_contender, check_name
+from experiments.registry.saved_model import _CODE
 from seg.data.appearance import Appearance
 from seg.errors import UserError
 from tests.test_imports import imported
@@ -373,7 +373,7 @@ def test_the_model_describes_itself(register, client, tmp_path):
 
 def test_the_code_that_travels_is_all_that_it_imports():
     needed: set[str] = set()
-    waiting = ["experiments/pyfunc_model.py", "seg/__init__.py"]
+    waiting = ["experiments/registry/pyfunc_model.py", "seg/__init__.py"]
     while waiting:
         for name in imported(PROJECT / waiting.pop()):
             module = name.replace(".", "/")
@@ -411,7 +411,7 @@ def test_registering_imports_no_tensorflow(uri, client, folder):
     code = f"""
 import sys
 from pathlib import Path
-from experiments.registry import Registry
+from experiments.registry.registry import Registry
 from seg.data.appearance import Appearance
 known = Appearance.from_json({TRAINING_IMAGES.to_json()!r})
 Registry({uri!r}).register({run_id!r}, Path({str(folder / "model.keras")!r}), "light", scores={{"dice_own_size": 0.8}},

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
-from experiments.remaining import remaining
+from experiments.storage.remaining import remaining
 from seg.errors import UserError
 from tests.postgresql_server import PostgreSQL
 

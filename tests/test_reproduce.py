@@ -8,8 +8,8 @@ import mlflow
 import pytest
 
 from experiments import reproduce, study, train
-from experiments.recorded_run import find_run
-from experiments.tracking import Tracker
+from experiments.reproduction.recorded_run import find_run
+from experiments.tracking.tracker import Tracker
 from seg.data.demo import write_demo
 from seg.errors import UserError
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reproduction import (
+from experiments.reproduction.reproduction import (
     Difference,
     Reproduction,
     compare_environments,
     compare_histories,
 )
-from experiments.reproduction_report import markdown, sentence, table
-from experiments.weights import compare_weights
+from experiments.reproduction.reproduction_report import markdown, sentence, table
+from experiments.reproduction.weights import compare_weights
 from seg.training.result import EpochReport, TrainResult
 from tests.test_environment import MADE
 

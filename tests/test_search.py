@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.search import (
+from experiments.studies.search import (
     SearchSpace,
     fingerprint,
     make_pruner,

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from experiments.search import SearchSpace, suggest
+from experiments.studies.search import SearchSpace, suggest
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.training.devices import make_strategy

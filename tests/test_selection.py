@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.finish import check_select, choose
-from experiments.one_job import JobFailed
-from experiments.selection import RULES, Candidate, Selection, highest, smallest_within
-from experiments.split_predictions import SplitPredictions, predictions_file
-from experiments.stored_study import TrialRow
-from experiments.study_result import StudyResult
+from experiments.jobs.one_job import JobFailed
+from experiments.jobs.split_predictions import SplitPredictions, predictions_file
+from experiments.storage.stored_study import TrialRow
+from experiments.studies.finish import check_select, choose
+from experiments.studies.selection import RULES, Candidate, Selection, highest, smallest_within
+from experiments.studies.study_result import StudyResult
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError

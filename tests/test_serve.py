@@ -22,7 +22,7 @@ import pytest
 import requests
 
 from experiments import serve
-from experiments.registry import Registry
+from experiments.registry.registry import Registry
 from seg.data.appearance import Appearance
 from seg.errors import UserError
 

@@ -120,10 +120,11 @@ def test_the_studies_role_reaches_its_own_database_alone(stack: Stack) -> None:
 # A study of fake trials through its entry point: everything else is what people run.
 STUDY = """
 import sys
-from experiments import entry, study
+from experiments import study
+from experiments.command_line import entry
 from experiments.executors.local import LocalExecutor
 
-study.local_executor = lambda slots: LocalExecutor(slots, tasks="tests.fake_tasks")
+study.open_executor = lambda *given: LocalExecutor(1, tasks="tests.fake_tasks")
 entry.run(study.main)
 """
 SMALL = ["--data=demo", "--image_size=32", "--depth=2", "--loss=bce", "--filters=4,8", "--epochs=2", "--trials=2"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from experiments.jobs import Job, JobEnded
-from experiments.progress import Progress
-from experiments.settlement import Limits, Running, Settlement
+from experiments.command_line.progress import Progress
+from experiments.jobs.messages import Job, JobEnded
+from experiments.studies.settlement import Limits, Running, Settlement
 from seg.config import TrainConfig
 from seg.training.result import ModelCost
 from tests import fake_tasks

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from experiments.storage import read_study
-from experiments.tracking import Tracker
+from experiments.storage.study_store import read_study
+from experiments.tracking.tracker import Tracker
 from seg.data.demo import write_demo
 from tests.history import check_history
 from tests.postgresql_server import PostgreSQL

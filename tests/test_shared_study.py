@@ -14,9 +14,9 @@ import psutil
 import pytest
 import sqlalchemy
 
-from experiments.leases import LEASE_SECONDS, TAKEN_OVER
-from experiments.storage import read_study
-from experiments.tracking import Tracker
+from experiments.storage.leases import LEASE_SECONDS, TAKEN_OVER
+from experiments.storage.study_store import read_study
+from experiments.tracking.tracker import Tracker
 from tests.history import check_history
 from tests.postgresql_server import PostgreSQL
 from tests.study_setting import Setting

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from experiments.executors.local import LocalExecutor
-from experiments.one_job import JobFailed
-from experiments.slot_speed import Speed, describe, fastest, key_of, remember, remembered
-from experiments.slots import Division, Machine, Share, candidates
+from experiments.executors.slot_speed import Speed, describe, fastest, key_of, remember, remembered
+from experiments.executors.slots import Division, Machine, Share, candidates
+from experiments.jobs.one_job import JobFailed
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError

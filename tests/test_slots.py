@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments import slots
-from experiments.slots import Division, Machine, Share, candidates, capacity, divide, here
+from experiments.executors import slots
+from experiments.executors.slots import Division, Machine, Share, candidates, capacity, divide, here
 from seg.errors import UserError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.storage import read_study
+from experiments.storage.study_store import read_study
 from seg.data.demo import write_demo
 
 ROOT = Path(__file__).parent.parent

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.split_predictions import SplitPredictions, predictions_file
+from experiments.jobs.split_predictions import SplitPredictions, predictions_file
 from seg.errors import UserError
 
 

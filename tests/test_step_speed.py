@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.jobs import Job
-from experiments.tasks import run
+from experiments.jobs.messages import Job
+from experiments.jobs.tasks import run
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError

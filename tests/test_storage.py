@@ -7,10 +7,10 @@ import optuna
 import pytest
 import sqlalchemy
 
-from experiments.search import DESIGNS
-from experiments.storage import open_study, read_study
-from experiments.storage_connection import open_storage
-from experiments.study_identity import StudyIdentity
+from experiments.storage.storage_connection import open_storage
+from experiments.storage.study_identity import StudyIdentity
+from experiments.storage.study_store import open_study, read_study
+from experiments.studies.search import DESIGNS
 from seg.errors import UserError
 from seg.training.result import ModelCost
 from tests.study_setting import make_space
@@ -206,7 +206,7 @@ def test_a_password_in_the_databases_own_message_is_hidden(monkeypatch, password
     def refuse(lease):
         raise sqlalchemy.exc.OperationalError("", {}, Exception(f"bad password {password}\nsecond line"))
 
-    monkeypatch.setattr("experiments.leases.Lease.__enter__", refuse)
+    monkeypatch.setattr("experiments.storage.leases.Lease.__enter__", refuse)
     url = sqlalchemy.URL.create("postgresql", "seg", password, "127.0.0.1", 1, "seg")
     message = refusal(url.render_as_string(hide_password=False))
     assert message == "storage postgresql://seg:***@127.0.0.1:1/seg does not answer (bad password ***)."

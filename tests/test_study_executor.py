@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import study, study_executor
+from experiments import study
+from experiments.executors import study_executor
 from experiments.executors.local import LocalExecutor
-from experiments.slots import Machine
-from experiments.study_executor import open_executor
+from experiments.executors.slots import Machine
+from experiments.executors.study_executor import open_executor
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 

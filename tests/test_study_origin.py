@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from experiments import main, study
-from experiments.study_origin import StudyOrigin, command_line, origin_file
+from experiments.studies.study_origin import StudyOrigin, command_line, origin_file
 from seg.errors import UserError
 
 

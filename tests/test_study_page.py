@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 
 from experiments import report
-from experiments.arms_json import as_json
-from experiments.comparison import winner
-from experiments.selection import Selection
-from experiments.split_predictions import SplitPredictions, predictions_file
-from experiments.storage import open_study
-from experiments.stored_study import StoredStudy, TestUse, TrialRow
-from experiments.study_identity import StudyIdentity
-from experiments.study_origin import StudyOrigin, origin_file
+from experiments.jobs.split_predictions import SplitPredictions, predictions_file
+from experiments.reports.arms_json import as_json
+from experiments.storage.stored_study import StoredStudy, TestUse, TrialRow
+from experiments.storage.study_identity import StudyIdentity
+from experiments.storage.study_store import open_study
+from experiments.studies.comparison import winner
+from experiments.studies.selection import Selection
+from experiments.studies.study_origin import StudyOrigin, origin_file
+from experiments.studies.study_result import final_folder, trial_folder
 from experiments.study_page import study_page
 from experiments.study_page.per_image import MOST_ROWS
 from experiments.study_page.pictures import agree, different, quantiles
 from experiments.study_page.record import ImageRow, StudyRecord, gather
-from experiments.study_result import final_folder, trial_folder
-from experiments.tracking import Tracker
+from experiments.tracking.tracker import Tracker
 from seg.config import ARCHITECTURES, TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError

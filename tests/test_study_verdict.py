@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from experiments.compared import Compared
-from experiments.comparison import arms, shared_seeds
-from experiments.stored_study import TrialRow
+from experiments.reports.compared import Compared
+from experiments.storage.stored_study import TrialRow
+from experiments.studies.comparison import arms, shared_seeds
 from experiments.study_page.verdict import Verdict, judge
 from seg.comparison import compare_arms
 from seg.config import TrainConfig

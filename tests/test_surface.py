@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.options import OPTIONS
+from experiments.command_line.options import OPTIONS
 from seg.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent

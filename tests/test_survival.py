@@ -37,7 +37,7 @@ class Survivor:
         assert self.driver is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.driver.pid).children()
-            return [child for child in children if "experiments.worker" in child.cmdline()]
+            return [child for child in children if "experiments.jobs.worker" in child.cmdline()]
         return []
 
     def kill(self, target: str) -> int:

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments.environment import Environment
-from experiments.jobs import Job, epoch_picture
-from experiments.split_predictions import SplitPredictions
-from experiments.tasks import panel_images, run
+from experiments.jobs.environment import Environment
+from experiments.jobs.messages import Job, epoch_picture
+from experiments.jobs.split_predictions import SplitPredictions
+from experiments.jobs.tasks import panel_images, run
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
@@ -45,7 +45,7 @@ def trained(tiny: Manifest, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 @pytest.fixture(autouse=True)
 def known_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.tasks.baselines", lambda manifest, split: BASELINES)
+    monkeypatch.setattr("experiments.jobs.tasks.baselines", lambda manifest, split: BASELINES)
 
 
 class TestTrain:
@@ -78,7 +78,7 @@ class TestTrain:
         found = Environment.read((trained[0] / "environment.json").read_text(encoding="utf-8"))
         assert found.devices == ("CPU",)
         assert found.threads.keys() == {"intra_op", "inter_op"}
-        assert {"seg/losses.py", "seg/training/fit.py", "experiments/tasks.py"} <= found.code.keys()
+        assert {"seg/losses.py", "seg/training/fit.py", "experiments/jobs/tasks.py"} <= found.code.keys()
         assert found.cores >= 1
         assert found.cpu
 
@@ -160,7 +160,7 @@ class TestEvaluate:
     ) -> None:
         used: list[str] = []
         monkeypatch.setattr("seg.training.evaluation.evaluate", lambda *arguments: used.append("test"))
-        monkeypatch.setattr("experiments.tasks.best_threshold", lambda curve: 0.5)
+        monkeypatch.setattr("experiments.jobs.tasks.best_threshold", lambda curve: 0.5)
         job = evaluate_job(tmp_path, trained[0] / "model.keras", tiny, registered_threshold=0.45)
         with pytest.raises(
             UserError, match="threshold must stay 0.45, with which the model is registered, .* gives 0.5 here"

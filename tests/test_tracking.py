@@ -9,11 +9,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from experiments import code_version
-from experiments.code_version import git_commit
-from experiments.operations import trial_key
-from experiments.registry import Registry
-from experiments.tracking import Tracker
+from experiments.command_line import code_version
+from experiments.command_line.code_version import git_commit
+from experiments.registry.registry import Registry
+from experiments.tracking.operations import trial_key
+from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.appearance import Appearance
 from seg.data.manifest import Manifest, SplitSummary
@@ -257,7 +257,7 @@ def test_broken_sensors_hurt_nobody(tracker, study, manifest, client, monkeypatc
     def broken(*args, **kwargs):
         raise RuntimeError("no sensor")
 
-    monkeypatch.setattr("experiments.system_metrics.CPUMonitor", broken)
+    monkeypatch.setattr("experiments.tracking.system_metrics.CPUMonitor", broken)
     trial = start_trial(tracker, study, manifest)
     tracker.end(trial, "finished")
     assert client.get_run(trial).info.status == "FINISHED"
@@ -309,7 +309,7 @@ def test_where_to_browse_a_database(tracker, study):
 
 def test_nothing_is_printed_and_no_tensorflow_imported(tmp_path):
     code = (
-        "import sys; from experiments.tracking import Tracker; "
+        "import sys; from experiments.tracking.tracker import Tracker; "
         f"Tracker('sqlite:///{tmp_path}/mlflow.db', None); "
         "assert not {'tensorflow', 'keras', 'optuna'} & set(sys.modules)"
     )

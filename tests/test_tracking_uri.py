@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import tracking_uri
-from experiments.tracking_uri import displayed, probe, resolve, sqlite_path
+from experiments.tracking import tracking_uri
+from experiments.tracking.tracking_uri import displayed, probe, resolve, sqlite_path
 from seg.errors import UserError
 
 

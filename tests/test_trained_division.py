@@ -9,9 +9,9 @@ import mlflow
 import pytest
 
 from experiments import evaluate
-from experiments.models import FetchedModel
-from experiments.tracking import Tracker
-from experiments.trained_division import trained_division
+from experiments.registry.models import FetchedModel
+from experiments.tracking.tracker import Tracker
+from experiments.tracking.trained_division import trained_division
 from seg.config import TrainConfig
 from seg.data.splits import DivisionSettings
 from seg.errors import UserError

@@ -6,12 +6,13 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from experiments import fence, transport
-from experiments.delivery import NotDelivered
-from experiments.operations import Operation, new_key
-from experiments.outboxes import Outboxes
-from experiments.recorder import Recorder
-from experiments.transport import Direct, ThroughOutbox, Transport
+from experiments.storage import fence
+from experiments.tracking import transport
+from experiments.tracking.delivery import NotDelivered
+from experiments.tracking.operations import Operation, new_key
+from experiments.tracking.outboxes import Outboxes
+from experiments.tracking.recorder import Recorder
+from experiments.tracking.transport import Direct, ThroughOutbox, Transport
 from seg.errors import UserError
 
 ABSENT = "0" * 32

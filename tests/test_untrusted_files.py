@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.registry import ModelInfo
-from experiments.split_predictions import SplitPredictions
+from experiments.jobs.split_predictions import SplitPredictions
+from experiments.registry.registry import ModelInfo
 from seg.data.manifest import Manifest
 from seg.errors import UserError
 
@@ -107,7 +107,7 @@ def test_a_pickle_among_the_predictions_is_refused(tmp_path: Path) -> None:
 def test_a_registered_model_that_is_a_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
-    from experiments import scoring
+    from experiments.serving import scoring
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # so that it is restored
     trace = tmp_path / "trace"

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from experiments import verify
-from experiments.operations import Operation
-from experiments.outboxes import Outboxes
-from experiments.storage import read_study
-from experiments.study_hold import hold_command
-from experiments.study_result import checkpoint_folder, trial_folder
-from experiments.tracking import Tracker
+from experiments.storage.study_hold import hold_command
+from experiments.storage.study_store import read_study
+from experiments.studies.study_result import checkpoint_folder, trial_folder
+from experiments.tracking.operations import Operation
+from experiments.tracking.outboxes import Outboxes
+from experiments.tracking.tracker import Tracker
 from seg.data.build import split_key
 from seg.data.manifest import Manifest
 from seg.data.record_faults import record_faults

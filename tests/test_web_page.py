@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments.registry import ModelInfo
+from experiments.registry.registry import ModelInfo
 from experiments.web_page import look as look_module
 from experiments.web_page import views
 from experiments.web_page.look import Look, look_at

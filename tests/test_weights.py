@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from experiments.weights import compare_weights, read_weights
+from experiments.reproduction.weights import compare_weights, read_weights
 from seg.errors import UserError
 
 

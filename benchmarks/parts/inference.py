@@ -115,8 +115,8 @@ def ours(settings: dict[str, Any]) -> Callable[[], float]:
     import mlflow
     from mlflow.models import Model
 
-    from experiments.saved_model import save_model
-    from experiments.tracking_uri import quieten_mlflow
+    from experiments.registry.saved_model import save_model
+    from experiments.tracking.tracking_uri import quieten_mlflow
 
     quieten_mlflow()
     pictures = _pictures(settings)

@@ -150,10 +150,10 @@ def bare(settings: dict[str, Any]) -> Callable[[], float]:
 def overhead(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     """Seconds of a trial that are not training, mean over the trials of a study; the facts have each stage."""
     from benchmarks.timed_tasks import STAGES
-    from experiments import datasets
+    from experiments.command_line import datasets
     from experiments.executors.local import LocalExecutor
     from experiments.study import build_parser, conduct, search_space
-    from experiments.tracking import Tracker
+    from experiments.tracking.tracker import Tracker
 
     def measure() -> dict[str, Any]:
         folder = _converted(settings)

@@ -10,16 +10,16 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from experiments import datasets
 from experiments.card.content import Card
 from experiments.card.pictures import draw_calibration, draw_threshold_curve
 from experiments.card.render import as_markdown, write_card
 from experiments.card.sections import Subject, build_card
-from experiments.code_version import git_commit
-from experiments.finish import Finished
-from experiments.passwords import hide
-from experiments.registry import Registry
-from experiments.tracking import Tracker
+from experiments.command_line import datasets
+from experiments.command_line.code_version import git_commit
+from experiments.command_line.passwords import hide
+from experiments.registry.registry import Registry
+from experiments.studies.finish import Finished
+from experiments.tracking.tracker import Tracker
 from seg.data.licence import stated_licences
 from seg.data.manifest import Manifest
 

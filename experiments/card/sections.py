@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from experiments.card.content import Card, Picture, Section, Table
-from experiments.promotion import Decision
-from experiments.registry import ModelInfo
+from experiments.registry.promotion import Decision
+from experiments.registry.registry import ModelInfo
 from seg.data.audit.finding import counted
 from seg.data.manifest import Manifest
 from seg.training.image_score import score_names

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
-from experiments.jobs import Job, JobEvent
+from experiments.jobs.messages import Job, JobEvent
 
 
 class Executor(ABC):

@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments.command_line.passwords import without_secrets
 from experiments.executors.base import Executor
 from experiments.executors.process import LOG, WorkerProcess
-from experiments.jobs import Job, JobEnded, JobEvent, JobReported
-from experiments.passwords import without_secrets
+from experiments.jobs.messages import Job, JobEnded, JobEvent, JobReported
 
 GRACE_SECONDS = 5.0
 """What a cancelled process gets between SIGTERM and SIGKILL."""
@@ -27,7 +27,7 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 class LocalExecutor(Executor):
-    """Runs each job as `python -m experiments.worker`, in a session of its own: Ctrl-C reaches the driver alone.
+    """Runs each job as `python -m experiments.jobs.worker`, in a session of its own: Ctrl-C reaches the driver alone.
 
     What a job writes on stdout and stderr goes into `log.txt` in its folder.
 
@@ -51,7 +51,7 @@ class LocalExecutor(Executor):
         gpus: Sequence[str] = (),
         threads: int = 0,
         environment: Mapping[str, str] | None = None,
-        tasks: str = "experiments.tasks",
+        tasks: str = "experiments.jobs.tasks",
         spares: bool = False,
     ) -> None:
         if gpus and len(gpus) != slots:

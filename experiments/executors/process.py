@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.jobs import Job, JobEnded
+from experiments.jobs.messages import Job, JobEnded
 from seg.training.result import EpochReport
 
 LOG = "log.txt"
@@ -19,7 +19,7 @@ _PROJECT = Path(__file__).parents[2]
 
 
 class WorkerProcess:
-    """A running `experiments.worker`, which imports what its tasks need and waits for a job; and the messages from it.
+    """A running `experiments.jobs.worker`, which imports what its tasks need, then waits for a job; and what it sends.
 
     Args:
         tasks: module of the tasks.
@@ -54,7 +54,7 @@ class WorkerProcess:
         arguments = [tasks, str(worker_reads), str(worker_writes)]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "experiments.worker", *arguments],
+                [sys.executable, "-X", "faulthandler", "-m", "experiments.jobs.worker", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.code_version import code_variables
+from experiments.command_line.code_version import code_variables
 from experiments.executors.base import Executor
 from experiments.executors.ray_cluster import connect, disconnect, machines
 from experiments.executors.ray_node import Cargo, NodeSide, Sight, Surroundings, Told, node_environment
@@ -23,8 +23,8 @@ from experiments.executors.shipping import (
     shipped_names,
     write_files,
 )
-from experiments.jobs import Job, JobEnded, JobEvent
-from experiments.slots import Share, capacity
+from experiments.executors.slots import Share, capacity
+from experiments.jobs.messages import Job, JobEnded, JobEvent
 from seg.errors import UserError
 
 CANCEL_SECONDS = 12.0
@@ -89,7 +89,7 @@ class RayExecutor(Executor):
         share: Share,
         ship: bool = False,
         packages: tuple[str, ...] = ("seg", "experiments"),
-        tasks: str = "experiments.tasks",
+        tasks: str = "experiments.jobs.tasks",
     ) -> None:
         self._limit = slots
         self._share = share

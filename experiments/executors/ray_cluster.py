@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.slots import Machine
+from experiments.executors.slots import Machine
 from seg.errors import UserError
 
 _CONNECT_SECONDS = 10.0

@@ -21,7 +21,7 @@ from experiments.executors.shipping import (
     private_folder,
     write_files,
 )
-from experiments.jobs import Job, JobEvent
+from experiments.jobs.messages import Job, JobEvent
 
 Pieces = Mapping[str, Sequence[Any]]
 """Files of an input by name, each a list of references to pieces of its content in Ray's object store."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.comparison import arms, varied
-from experiments.progress import duration
+from experiments.command_line.progress import duration
+from experiments.studies.comparison import arms, varied
 from experiments.study_page.record import StudyRecord
 from seg.page import Html, element, facts
 from seg.training.image_score import score_names

@@ -1,6 +1,7 @@
 """The arms beside each other, and every trial's way there."""
 
-from experiments import comparison, plots
+from experiments.reports import plots
+from experiments.studies import comparison
 from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import drawing, note, section, words
 from seg.page import Html, table

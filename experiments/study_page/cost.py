@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from experiments.comparison import front, varied
-from experiments.plots import trade_off
-from experiments.progress import duration, short
-from experiments.stored_study import TrialRow
+from experiments.command_line.progress import duration, short
+from experiments.reports.plots import trade_off
+from experiments.storage.stored_study import TrialRow
+from experiments.studies.comparison import front, varied
 from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import drawing, note, section, sortable, words
 from seg.page import Html

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from experiments.compared import Compared
+from experiments.reports.compared import Compared
 from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import note, section, words
 from seg.comparison import Difference

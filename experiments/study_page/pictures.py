@@ -6,12 +6,12 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from experiments.comparison import arms
-from experiments.split_predictions import SplitPredictions
-from experiments.stored_study import TrialRow
+from experiments.jobs.split_predictions import SplitPredictions
+from experiments.storage.stored_study import TrialRow
+from experiments.studies.comparison import arms
+from experiments.studies.study_result import final_folder
 from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import note, section, words
-from experiments.study_result import final_folder
 from seg.data.manifest import Manifest, is_foreground
 from seg.overlay import PURPLE, Colour, Picture, class_colour, tiles
 from seg.page import Html, element, picture

@@ -2,7 +2,7 @@
 
 import shlex
 
-from experiments.options import OPTIONS
+from experiments.command_line.options import OPTIONS
 from experiments.study_page.record import StudyRecord
 from experiments.study_page.sections import note, section, words
 from seg.page import Html, element

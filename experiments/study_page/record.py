@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.compared import SPLIT, Compared, compare
-from experiments.comparison import speaking
-from experiments.split_predictions import SplitPredictions, predictions_file
-from experiments.stored_study import StoredStudy, TrialRow
-from experiments.study_origin import StudyOrigin, origin_file
+from experiments.jobs.split_predictions import SplitPredictions, predictions_file
+from experiments.reports.compared import SPLIT, Compared, compare
+from experiments.storage.stored_study import StoredStudy, TrialRow
+from experiments.studies.comparison import speaking
+from experiments.studies.study_origin import StudyOrigin, origin_file
+from experiments.studies.study_result import StudyResult, final_folder
 from experiments.study_page.verdict import Verdict, judge
-from experiments.study_result import StudyResult, final_folder
 from seg.data.baselines import baselines
 from seg.data.manifest import Manifest
 from seg.errors import UserError
@@ -51,7 +51,7 @@ class StudyRecord:
         missing: why it cannot.
         scored: the trial that was scored on the test split: the selected one, else the winner, unless the study went
             on since; None if none.
-        evaluation: its scores (`experiments.tasks`), and `validation_dice`, decided likewise; None as `scored`.
+        evaluation: its scores (`experiments.jobs.tasks`), and `validation_dice`, decided likewise; None as `scored`.
         images: the same per image, in the order of the records.
         audit: content of audit.json; None if the dataset was not audited.
         audit_folder: holds audit.json and audit.html.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from experiments.plots import as_svg
+from experiments.reports.plots import as_svg
 from seg.page import Html, data_uri, element
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.compared import Compared
-from experiments.comparison import arms
-from experiments.stored_study import TrialRow
+from experiments.reports.compared import Compared
+from experiments.storage.stored_study import TrialRow
+from experiments.studies.comparison import arms
 from seg.comparison import Difference
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from experiments.models import fetch_version
-from experiments.registry import CHAMPION, ModelInfo, Registry
+from experiments.registry.models import fetch_version
+from experiments.registry.registry import CHAMPION, ModelInfo, Registry
 from seg.errors import UserError
 from seg.inference import Predictor
 

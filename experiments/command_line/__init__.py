@@ -1,0 +1,1 @@
+"""What every entry point shares: options, presets, how it starts and ends, what it shows."""

@@ -1,0 +1,1 @@
+"""Masks of any number of files: pictures, COCO results, and what is done already."""

@@ -1,0 +1,1 @@
+"""What is shown of a study beside its page: plots, and its arms as JSON."""

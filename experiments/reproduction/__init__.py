@@ -1,0 +1,1 @@
+"""A recorded training, trained again and compared."""

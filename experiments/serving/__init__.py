@@ -1,0 +1,1 @@
+"""A registered model over HTTP: what stands between the network and the model."""

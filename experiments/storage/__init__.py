@@ -1,0 +1,1 @@
+"""Optuna's storage, the only place that talks to it: studies, their trials, and who may write to them."""
