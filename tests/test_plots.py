@@ -125,8 +125,16 @@ def test_importance_finds_the_option_that_decides():
     assert is_drawn(figure)
 
 
-def test_importance_of_a_learning_rate():
-    rows = [row(number, 0.1 * number, learning_rate=10.0**-number) for number in range(1, 7)]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{"learning_rate": 10.0**-number} for number in range(1, 7)],
+        [{"ema": 0.99 * (number % 2)} for number in range(6)],  # 0: without it
+    ],
+    ids=["learning rate", "one of them 0"],
+)
+def test_importance_of_numbers(changes):
+    rows = [row(number, 0.1 * number, **change) for number, change in enumerate(changes)]
     assert is_drawn(parameter_importance(rows))
 
 

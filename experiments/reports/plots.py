@@ -169,7 +169,7 @@ def _importances(rows: Sequence[TrialRow]) -> dict[str, float]:
 def _distribution(values: Sequence[Any]) -> BaseDistribution:
     numbers = [value for value in values if isinstance(value, float)]
     if len(numbers) == len(values):
-        return FloatDistribution(min(numbers), max(numbers), log=True)
+        return FloatDistribution(min(numbers), max(numbers), log=min(numbers) > 0)
     return CategoricalDistribution(sorted(set(values), key=str))
 
 
