@@ -1,6 +1,7 @@
 """`experiments.jobs.tasks` with a clock: the tasks that the benchmark's study gives to its executor.
 
-Leaves `stages.json` in the job's folder: seconds of each stage of the job's process.
+Leaves `stages.json` in the job's folder: seconds of each stage since the job's process had it. What the process did
+before, as a spare or not, is its study's to know.
 """
 
 import json
@@ -9,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from experiments.jobs import tasks
 from experiments.jobs.messages import Job
 from seg.start import start_tensorflow
 from seg.training.result import EpochReport
 
 STAGES = "stages.json"
+prepare = tasks.prepare
 
 
 def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
@@ -36,8 +36,7 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
     result = tasks.run(job, on_epoch)
     usual = min(epochs)
     stages = {
-        "process": started - psutil.Process().create_time(),
-        "TensorFlow": loaded - started,
+        "devices": loaded - started,
         "tracing": reported[1] - loaded - usual,
         "epochs": usual + reported[-1] - reported[1],
         "evaluation": time.time() - reported[-1],

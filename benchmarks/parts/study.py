@@ -162,14 +162,14 @@ def overhead(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         manifest = datasets.prepare(values, space.base.image_size)
         tracker = Tracker(f"sqlite:///{folder}/mlflow.db", None)
         started = time.perf_counter()
-        with LocalExecutor(1, tasks="benchmarks.timed_tasks") as executor:
+        with LocalExecutor(1, tasks="benchmarks.timed_tasks", spares=True) as executor:
             result = conduct(values, space, manifest, tracker, executor, None)
         elapsed = (time.perf_counter() - started) / settings["trials"]
         with tracker.ending(result.run_id):
             stages = [json.loads(path.read_text()) for path in Path(folder, "studies").rglob(STAGES)]
         assert len(stages) == settings["trials"]
         means = {name: fmean(stage[name] for stage in stages) for name in stages[0]}
-        means["tracking and scheduling"] = elapsed - sum(means.values())
+        means["process, tracking and scheduling"] = elapsed - sum(means.values())
         training = means["tracing"] + means["epochs"]
         return {"value": elapsed - training, "seconds": means}
 
