@@ -20,8 +20,8 @@ from experiments.card.render import as_html, as_markdown, write_card
 from experiments.card.sections import Subject, build_card
 from experiments.registry.promotion import Decision
 from experiments.registry.registry import ModelInfo
+from experiments.storage.stored_study import Selection
 from experiments.studies.finish import Finished
-from experiments.studies.selection import Selection
 from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest

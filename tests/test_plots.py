@@ -17,8 +17,7 @@ from experiments.reports.plots import (
     parameter_importance,
     trade_off,
 )
-from experiments.storage.stored_study import TrialRow
-from experiments.studies.selection import Selection
+from experiments.storage.stored_study import Selection, TrialRow
 from seg.config import TrainConfig
 from seg.training.result import EpochReport, ModelCost
 

@@ -8,9 +8,9 @@ import pytest
 
 from experiments.jobs.one_job import JobFailed
 from experiments.jobs.split_predictions import SplitPredictions, predictions_file
-from experiments.storage.stored_study import TrialRow
+from experiments.storage.stored_study import Selection, TrialRow
 from experiments.studies.finish import check_select, choose
-from experiments.studies.selection import RULES, Candidate, Selection, highest, smallest_within
+from experiments.studies.selection import RULES, Candidate, highest, smallest_within
 from experiments.studies.study_result import StudyResult
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest

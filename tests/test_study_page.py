@@ -15,11 +15,10 @@ import pytest
 from experiments import report
 from experiments.jobs.split_predictions import SplitPredictions, predictions_file
 from experiments.reports.arms_json import as_json
-from experiments.storage.stored_study import StoredStudy, TestUse, TrialRow
+from experiments.storage.stored_study import Selection, StoredStudy, TestUse, TrialRow
 from experiments.storage.study_identity import StudyIdentity
 from experiments.storage.study_store import open_study
 from experiments.studies.comparison import winner
-from experiments.studies.selection import Selection
 from experiments.studies.study_origin import StudyOrigin, origin_file
 from experiments.studies.study_result import final_folder, trial_folder
 from experiments.study_page import study_page

@@ -14,10 +14,9 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from experiments.jobs.figures import BLUE, GREEN, INK, LINE, PALE_INK, PURPLE, SKY, VERMILION, new_figure
 from experiments.reports.label_places import Name, place_names
-from experiments.storage.stored_study import TrialRow
+from experiments.storage.stored_study import Selection, TrialRow
 from experiments.studies.comparison import arms, costed, finished, varied
 from experiments.studies.objectives import pareto_front
-from experiments.studies.selection import Selection
 from seg.config import LOSSES
 
 _LOSS_COLOURS = dict(zip(LOSSES, (BLUE, VERMILION, GREEN, PURPLE, SKY), strict=True))

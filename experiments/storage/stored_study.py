@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.studies.selection import Selection
 from seg.config import TrainConfig
 from seg.training.result import ModelCost
 
@@ -24,6 +23,27 @@ class TestUse:
 
     trial: int
     at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The trial that a study registers.
+
+    Attributes:
+        trial: its number.
+        rule: that chose it: a value of the option `select`.
+        best: number of the best trial.
+        standard_error: of the best configuration's mean Dice on validation; None where the rule asks for none.
+        because: why it, for people, in one line.
+        least: the mean Dice from which on a configuration is as good; None likewise.
+    """
+
+    trial: int
+    rule: str
+    best: int
+    standard_error: float | None
+    because: str
+    least: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,9 @@ import sqlalchemy
 from experiments.storage.leases import LEASE_SECONDS, Lease, Role, locked
 from experiments.storage.patience import patiently
 from experiments.storage.storage_connection import open_storage, or_user_error, parse_url
-from experiments.storage.stored_study import TestUse, TrialRow
+from experiments.storage.stored_study import Selection, TestUse, TrialRow
 from experiments.storage.study_lock import study_lock
 from experiments.storage.study_store import StudyStore, read_study
-from experiments.studies.selection import Selection
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from experiments.storage.leases import Lease, locked
 from experiments.storage.new_database import create_whole
 from experiments.storage.patience import PatientStorage, patiently
 from experiments.storage.storage_connection import connect, open_storage, or_user_error, parse_url
-from experiments.storage.stored_study import StoredStudy, TestUse, TrialRow
+from experiments.storage.stored_study import Selection, StoredStudy, TestUse, TrialRow
 from experiments.storage.study_identity import StudyIdentity, check_identity
 from experiments.storage.study_lock import study_lock
 from experiments.studies.objectives import OBJECTIVES, objective_of, objective_values
 from experiments.studies.search import SearchSpace, as_trial, fingerprint, make_pruner, make_sampler, suggest
-from experiments.studies.selection import Selection
 from seg.config import TrainConfig
 from seg.errors import UserError
 from seg.training.result import ModelCost

@@ -15,11 +15,12 @@ from experiments.jobs.split_predictions import SplitPredictions, predictions_fil
 from experiments.registry.image_scores import SPLIT, ImageScores, read_scores, scores_on
 from experiments.registry.promotion import Decision, contend
 from experiments.registry.registry import ModelInfo, Registry, check_contender
+from experiments.storage.stored_study import Selection
 from experiments.storage.study_hold import note_selection
 from experiments.studies.comparison import arms, shared_seeds
 from experiments.studies.final_test import score_on_test
 from experiments.studies.search import SearchSpace
-from experiments.studies.selection import BEST, SMALLEST, Candidate, Selection, highest, smallest_within
+from experiments.studies.selection import BEST, SMALLEST, Candidate, highest, smallest_within
 from experiments.studies.study_result import StudyResult, final_folder
 from experiments.tracking.delivery import NotDelivered
 from experiments.tracking.tracker import Tracker

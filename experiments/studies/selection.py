@@ -8,38 +8,14 @@ What is compared are configurations, by their means over seeds: a single trial m
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from experiments.command_line.progress import short
+from experiments.storage.stored_study import Selection, TrialRow
 from seg.errors import UserError
-
-if TYPE_CHECKING:  # the first keeps selections
-    from experiments.storage.stored_study import TrialRow
-    from seg.training.result import ModelCost
+from seg.training.result import ModelCost
 
 BEST, SMALLEST = "best", "smallest-within-1se"
 RULES = (BEST, SMALLEST)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """The trial that a study registers.
-
-    Attributes:
-        trial: its number.
-        rule: one of `RULES`.
-        best: number of the best trial.
-        standard_error: of the best configuration's mean Dice on validation; None where the rule asks for none.
-        because: why it, for people, in one line.
-        least: the mean Dice from which on a configuration is as good; None likewise.
-    """
-
-    trial: int
-    rule: str
-    best: int
-    standard_error: float | None
-    because: str
-    least: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +28,12 @@ class Candidate:
         seeds: how many these are.
     """
 
-    trial: "TrialRow"
+    trial: TrialRow
     mean: float
     seeds: int
 
 
-def highest(best: "TrialRow") -> Selection:
+def highest(best: TrialRow) -> Selection:
     """The best trial itself.
 
     Args:
@@ -106,7 +82,7 @@ def smallest_within(best: Candidate, candidates: Sequence[Candidate], error: flo
 
 
 def _because(
-    best: Candidate, best_cost: "ModelCost", chosen: Candidate, cost: "ModelCost", error: float, within: int
+    best: Candidate, best_cost: ModelCost, chosen: Candidate, cost: ModelCost, error: float, within: int
 ) -> str:
     number, several = chosen.trial.number, best.seeds > 1
     noun = "arm" if several else "trial"
