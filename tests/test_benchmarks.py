@@ -242,14 +242,17 @@ class TestCommand:
 
     @pytest.mark.slow
     @pytest.mark.timeout(1800)
-    def test_every_part_measures(
+    def test_the_parts_measure(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-        assert main(["--mode=tiny", "--rounds=1", f"--workspace={tmp_path / 'workspace'}"]) == 0
+        # `scaling` is made of what `training_step` and `study` run, and takes as long as they.
+        parts = [part for part in PARTS if part != "scaling"]
+        options = ["--mode=tiny", "--rounds=1", f"--parts={','.join(parts)}", f"--workspace={tmp_path / 'workspace'}"]
+        assert main(options) == 0
         content = json.loads((tmp_path / "benchmark" / "results.json").read_text(encoding="utf-8"))
-        assert tuple(dict.fromkeys(found["part"] for found in content["cases"])) == PARTS
+        assert list(dict.fromkeys(found["part"] for found in content["cases"])) == parts
         for found in content["cases"]:
             for name, outcome in found["contenders"].items():
                 if outcome["note"] != NOT_INSTALLED:

@@ -61,7 +61,7 @@ ELSEWHERE = {
     ". .venv/bin/activate": _CI,
     "pip install": _CI,
     "python -m pytest": _CI,
-    "python -m benchmarks": "tests/test_benchmarks.py::test_every_part_measures",
+    "python -m benchmarks": "tests/test_benchmarks.py::test_the_parts_measure",
     "cd": "docs/how-to/cluster.md",  # of a batch script, of which the page says that nobody has run it
     "trap": "docs/how-to/cluster.md",
     "srun": "docs/how-to/cluster.md",
