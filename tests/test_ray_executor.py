@@ -228,6 +228,10 @@ def test_a_node_that_dies_costs_an_attempt(cluster, tmp_path, ship, capfd):
         while not (len(trained()) == 2 and min(trained()) >= 3) and time.monotonic() < deadline:
             time.sleep(0.05)
         cluster.kill_node()
+        # What ran there may live a moment longer, and must not end before Ray has told of its death.
+        deadline = time.monotonic() + 60
+        while "its node or Ray's process on it died" not in setting.output.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
         gate.touch()
 
     killer = threading.Thread(target=kill)
