@@ -143,14 +143,14 @@ def summary(record: StudyRecord) -> str:
         result = record.compared.result
         names = [arm.name for arm in record.compared.arms]
         width = max(map(len, names))
-        scores = ((names[arm], result.arms[arm].both or result.arms[arm].images) for arm in result.order)
-        lines += [f"  {name:{width}}  validation Dice {score}" for name, score in scores]
+        scores = ((arm, result.arms[arm].both or result.arms[arm].images) for arm in result.order)
+        lines += [f"  {names[arm]:{width}}  validation Dice {dice.within(0, 1)}" for arm, dice in scores]
     lines.append(record.verdict.headline)
     if record.evaluation is not None and record.scored is not None:
         used = next((f", used {use.at}" for use in record.study.test_uses if use.trial == record.scored.number), "")
         gap = "" if record.optimism_gap is None else f"; optimism gap {record.optimism_gap:+.3f}"
-        dice = record.evaluation["scores"]["dice"]
-        lines.append(f"test{used}: trial {record.scored.number}, Dice {dice['mean']:.3f}{gap}")
+        mean = record.evaluation["scores"]["dice"]["mean"]
+        lines.append(f"test{used}: trial {record.scored.number}, Dice {mean:.3f}{gap}")
     return "\n".join(lines)
 
 

@@ -29,6 +29,10 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    def within(self, low: float, high: float) -> "Interval":
+        """What of it lies between bounds that no value leaves: from few seeds an interval is wider than that."""
+        return Interval(self.mean, max(low, self.low), min(high, self.high))
+
 
 def bootstrap_mean(
     values: Sequence[float] | NDArray[np.floating],

@@ -112,3 +112,8 @@ def test_ratio_of_sums():
     # Draws of the two images: (1, 2) twice: 1/2; (0, 2) twice: 0; one each: 1/4.
     assert bootstrap_ratio([1, 0], [2, 2]) == Interval(0.25, 0.0, 0.5)
     assert bootstrap_ratio([0, 0], [0, 0], empty=1.0) == Interval(1.0, 1.0, 1.0)
+
+
+def test_what_of_an_interval_is_possible():
+    assert Interval(0.5, -1.25, 1.5).within(0, 1) == Interval(0.5, 0, 1)
+    assert Interval(0.5, 0.25, 0.75).within(0, 1) == Interval(0.5, 0.25, 0.75)

@@ -67,7 +67,7 @@ def _arm(record: StudyRecord, found: Compared, place: int) -> dict[str, Any]:
         "trials": trials,
         "run_ids": [run_ids[trial] for trial in trials],
         "dice": asdict(score.images),
-        "dice_over_seeds": asdict(score.both) if score.both else None,
+        "dice_over_seeds": asdict(score.both.within(0, 1)) if score.both else None,
         "dice_by_seed": list(score.by_seed),
         "by_size": [asdict(size) for size in found.by_size[place]],
         "false_positive_rate": None if (rate := found.false_positives[place]) is None else asdict(rate),

@@ -111,10 +111,7 @@ def _bounds(interval: Interval | None) -> str:
 
 
 def _possible(interval: Interval | None) -> Interval | None:
-    """What of an interval a Dice can be: from few seeds it is wider than that."""
-    if interval is None:
-        return None
-    return Interval(interval.mean, max(0.0, interval.low), min(1.0, interval.high))
+    return None if interval is None else interval.within(0.0, 1.0)
 
 
 def _share(interval: Interval | None) -> str:
