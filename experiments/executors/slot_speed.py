@@ -82,8 +82,7 @@ def fastest(
         shown = f"{found.images_per_second:.1f} images per second" if not found.reason else f"failed: {found.reason}"
         print(f"measured: {describe(division)}: {shown}", file=sys.stderr)
         if best is None and found.reason:
-            reason = with_remedy(found.reason, "", config.batch_size)
-            raise JobFailed(f"the speed of training could not be measured: {reason} ({folder})")
+            raise JobFailed(f"the speed of training could not be measured: {found.reason} ({folder})")
         if best is not None and found.images_per_second < best.images_per_second * WORTH_IT:
             break
         best = found
@@ -111,14 +110,15 @@ def _measure(executor: Executor, division: Division, config: TrainConfig, manife
             for job in waiting:
                 executor.answer(job, True)
             waiting.clear()
-    return _sum(division, ended, ready_after)
+    return _sum(division, ended, ready_after, config.batch_size)
 
 
-def _sum(division: Division, ended: Sequence[JobEnded], ready_after: float) -> Speed:
+def _sum(division: Division, ended: Sequence[JobEnded], ready_after: float, batch_size: int) -> Speed:
     for failed in (each for each in ended if each.result is None):
         if failed.user_error:
             raise UserError(failed.reason.removeprefix("UserError: "))
-        return Speed(slots=division.slots, share=division.share, images_per_second=0.0, reason=failed.reason)
+        reason = with_remedy(failed.reason, failed.traceback, batch_size)
+        return Speed(slots=division.slots, share=division.share, images_per_second=0.0, reason=reason)
     results = [each.result for each in ended if each.result is not None]
     return Speed(
         slots=division.slots,

@@ -97,10 +97,11 @@ def score_on_test_once(
     Raises:
         UserError, JobFailed: as `score_on_test`.
     """
-    uses = read_study(storage, result.study).test_uses
+    kept = read_study(storage, result.study)
+    uses = kept.test_uses
     trial = result.winner()
     if uses:
-        trial = next(row for row in result.rows if row.number == uses[0].trial)
+        trial = next(row for row in kept.rows if row.number == uses[0].trial)  # the result may have left it out
         if _known(final_folder(result.folder(trial))).get("format") == EVALUATION_FORMAT:
             return
     score_on_test(result, trial, manifest, tracker, executor, storage, tta, largest_component)
