@@ -5,6 +5,7 @@ import json
 import os
 from argparse import Namespace
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,17 @@ class TestScoredOnce:
         self.evaluation(tmp_path, format=EVALUATION_FORMAT - 1)
         self.score(tmp_path, manifest, "none", "no")
         assert evaluated == [(None, "none", "no", None)]
+
+    def test_a_trial_that_the_comparison_left_out_since_keeps_its_scores(
+        self, tmp_path: Path, manifest: Manifest, evaluated: list[tuple[Any, ...]]
+    ) -> None:
+        self.evaluation(tmp_path)
+        result = make_result(tmp_path)
+        others = replace(result, rows=(replace(result.rows[0], number=4),))
+        tracker: Any = RecordingTracker(tmp_path / "calls.jsonl")
+        executor: Any = None
+        score_on_test_once(others, manifest, tracker, executor, "storage", "none", "no")
+        assert evaluated == []
 
     @pytest.mark.usefixtures("evaluated")
     def test_another_tta_than_that_of_the_scores_is_refused(self, tmp_path: Path) -> None:
