@@ -12,6 +12,7 @@ rates: each arm tries all with the first seed and keeps its best.
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,10 +106,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with (
         hold_command(values.storage, values.study) as command,
         tracker,
-        study_executor.open_executor(values, space.arms(), planned(space, values.seeds), manifest) as executor,
+        ExitStack() as opened,
     ):
         scoring = values.tta, values.largest_component
         check_scored_alike(values.storage, values.study, Path(values.workspace), *scoring)
+        executor = opened.enter_context(
+            study_executor.open_executor(values, space.arms(), planned(space, values.seeds), manifest)
+        )
         result = conduct(values, space, manifest, tracker, executor, launch.run_id, configs, command.lease)
         if space.learning_rates:
             tried = {*configs}
