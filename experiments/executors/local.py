@@ -31,7 +31,7 @@ class LocalExecutor(Executor):
 
     What a job writes on stdout and stderr goes into `log.txt` in its folder.
 
-    With `spares`, a process for the job after next is started when a job has reported for the first time: while that
+    With `spares`, a process for the next job is started when a job has reported for the first time: while that
     one trains, it imports TensorFlow, which takes seconds, and waits. It has the slot's GPUs, and does not touch them.
 
     Args:
