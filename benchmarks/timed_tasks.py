@@ -1,7 +1,7 @@
 """`experiments.jobs.tasks` with a clock: the tasks that the benchmark's study gives to its executor.
 
 Leaves `stages.json` in the job's folder: seconds of each stage since the job's process had it. What the process did
-before, as a spare or not, is its study's to know.
+before, to be there, is its study's to know.
 """
 
 import json

@@ -4,9 +4,11 @@ A `train` job carries either `behaviour` (the executor's tests) or `config` (the
 `behaviour.json` beside its study's trials, if any, maps a trial's folder name, up to its run, to what it shall do.
 """
 
+import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -69,6 +71,7 @@ def _misbehave(behaviour: str, folder: Path, garbage: str, dataset: str | None) 
             os.write(_writing_pipe(), garbage.encode() + b"\n")
             time.sleep(60)
         case "hang":
+            (folder / "variables.json").write_text(json.dumps(dict(os.environ)))
             (folder / "pid").write_text(str(os.getpid()))
             time.sleep(60)
         case "ignore_sigterm":
@@ -84,7 +87,20 @@ def _misbehave(behaviour: str, folder: Path, garbage: str, dataset: str | None) 
 
 
 def _writing_pipe() -> int:
-    return int(sys.argv[3])
+    """The one pipe, beside stdout and stderr, that this process can write to: the worker's."""
+    (found,) = [
+        file
+        for file in map(int, os.listdir("/proc/self/fd"))
+        if file > 2 and _is_open_pipe(file) and fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    ]
+    return found
+
+
+def _is_open_pipe(file: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(file).st_mode)
+    except OSError:  # the listing's own
+        return False
 
 
 def _train(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -63,18 +64,44 @@ def test_changes_that_are_not_committed(tmp_path, monkeypatch):
     def git(*arguments):
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
 
+    def changes():
+        code_version.uncommitted_changes.cache_clear()
+        return code_version.uncommitted_changes()
+
     monkeypatch.setattr(code_version, "__file__", str(tmp_path / "code_version.py"))
-    assert code_version.uncommitted_changes() == ""  # no repository
+    assert changes() == ""  # no repository
     git("init")
     (tmp_path / "file.py").write_text("1\n")
     git("add", "file.py")
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "first")
-    assert code_version.uncommitted_changes() == ""
+    assert changes() == ""
     (tmp_path / "file.py").write_text("2\n")
-    two = code_version.uncommitted_changes()
+    two = changes()
     (tmp_path / "file.py").write_text("3\n")
     assert re.fullmatch("[0-9a-f]{20}", two)
-    assert code_version.uncommitted_changes() not in ("", two)
+    assert changes() not in ("", two)
+    monkeypatch.undo()
+    code_version.uncommitted_changes.cache_clear()
+
+
+def test_code_that_is_written_after_its_import_did_not_run(tmp_path):
+    package = tmp_path / "seg"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "losses.py").write_text("VERSION = 1\n")
+    script = (
+        "import pathlib, seg.losses, experiments.command_line.code_version as code; code.note_code(); "
+        "pathlib.Path(seg.losses.__file__).write_text('VERSION = 2'); print(code.loaded_code()['seg/losses.py'])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.strip() == hashlib.sha256(b"VERSION = 1\n").hexdigest()[:20]
 
 
 def test_written_and_read():
@@ -118,8 +145,13 @@ def test_code_that_was_sent_here_knows_its_commit(monkeypatch: pytest.MonkeyPatc
     }
     for name in sent:
         monkeypatch.setenv(name, f"of {name}")
-    code_version.git_commit.cache_clear()
+    _forget_the_code()
     try:
         assert code_version.code_variables() == {name: f"of {name}" for name in sent}
     finally:
-        code_version.git_commit.cache_clear()
+        _forget_the_code()
+
+
+def _forget_the_code() -> None:
+    code_version.git_commit.cache_clear()
+    code_version.uncommitted_changes.cache_clear()

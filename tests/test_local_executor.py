@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,6 @@ from experiments.jobs.messages import Job
 from tests.executor_contract import (
     ExecutorContract,
     ending_of,
-    is_alive,
     make_job,
     run_to_end,
     wait_for_pid,
@@ -22,60 +22,27 @@ from tests.executor_contract import (
 TASKS = "tests.fake_tasks"
 
 
+@pytest.fixture(params=[True, False], ids=["forked", "fresh"], autouse=True)
+def forks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> bool:
+    monkeypatch.setattr(local, "can_fork", lambda: request.param)
+    return bool(request.param)
+
+
 class TestLocalExecutor(ExecutorContract):
-    @pytest.fixture(params=[False, True], ids=["alone", "spares"])
-    def executor(self, monkeypatch, request):
+    @pytest.fixture
+    def executor(self, monkeypatch, forks):
         monkeypatch.setattr(local, "GRACE_SECONDS", 0.5)
-        with LocalExecutor(2, tasks=TASKS, spares=request.param) as executor:
+        with LocalExecutor(2, tasks=TASKS) as executor:
             yield executor
 
 
-class TestSpares:
-    def test_the_next_job_has_a_process_that_waited(self, tmp_path, capfd):
-        with LocalExecutor(1, tasks=TASKS, spares=True) as executor:
-            executor.submit(make_job(tmp_path))
-            run_to_end(executor)
-            (spare,) = executor._spares
-            executor.submit(make_job(tmp_path, "hang", "trial 1"))
-            assert wait_for_pid(tmp_path / "trial_1" / "pid") == spare._process.pid
-            assert executor._spares == []  # the next one when this job has reported
-        assert capfd.readouterr() == ("", "")
-        for number in range(2):
-            assert "library noise on stderr" in (tmp_path / f"trial_{number}" / "log.txt").read_text()
-
-    def test_a_dead_one_is_replaced(self, tmp_path):
-        with LocalExecutor(1, tasks=TASKS, spares=True) as executor:
-            executor.submit(make_job(tmp_path))
-            run_to_end(executor)
-            (spare,) = executor._spares
-            spare.signal(signal.SIGKILL)
-            spare.wait()
-            executor.submit(make_job(tmp_path, name="trial 1"))
-            assert ending_of(executor).state == "finished"
-
-    def test_it_has_the_gpus_of_its_slot(self, tmp_path):
-        with LocalExecutor(2, gpus=("0", "1"), tasks=TASKS, spares=True) as executor:
-            executor.submit(make_job(tmp_path, "hang"))
-            executor.submit(make_job(tmp_path, name="trial 1"))
-            run_to_end(executor)
-            executor.submit(make_job(tmp_path, "hang", "trial 2"))
-            assert _gpus_of(wait_for_pid(tmp_path / "trial_2" / "pid")) == "1"
-
-    def test_none_is_left(self, tmp_path):
-        with LocalExecutor(1, tasks=TASKS, spares=True) as executor:
-            executor.submit(make_job(tmp_path))
-            run_to_end(executor)
-            (spare,) = executor._spares
-            assert is_alive(spare._process.pid)
-        assert not is_alive(spare._process.pid)
-
-    def test_what_cannot_be_prepared_is_told_by_the_job(self, tmp_path, monkeypatch):
-        (tmp_path / "broken_tasks.py").write_text("def prepare():\n    raise RuntimeError('no driver')\n")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        with LocalExecutor(1, tasks="broken_tasks") as executor:
-            executor.submit(make_job(tmp_path))
-            ended = ending_of(executor)
-        assert (ended.reason, ended.died) == ("RuntimeError: no driver", False)
+def test_what_cannot_be_prepared_is_told_by_the_job(tmp_path, monkeypatch):
+    (tmp_path / "broken_tasks.py").write_text("def prepare():\n    raise RuntimeError('no driver')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with LocalExecutor(1, tasks="broken_tasks") as executor:
+        executor.submit(make_job(tmp_path))
+        ended = ending_of(executor)
+    assert (ended.reason, ended.died) == ("RuntimeError: no driver", False)
 
 
 def test_noise_goes_into_the_log(tmp_path, capfd):
@@ -123,23 +90,19 @@ def test_each_slot_has_its_gpus(tmp_path, monkeypatch):
     with LocalExecutor(2, gpus=("0,1", "2,3"), tasks=TASKS) as executor:
         for number in range(2):
             executor.submit(make_job(tmp_path, "hang", f"trial {number}"))
-        seen = [_gpus_of(wait_for_pid(tmp_path / f"trial_{number}" / "pid")) for number in range(2)]
+        seen = [_variables_of(tmp_path / f"trial_{number}")["CUDA_VISIBLE_DEVICES"] for number in range(2)]
     assert seen == ["0,1", "2,3"]
 
 
-def _gpus_of(pid: int) -> str:
-    return _variables_of(pid)["CUDA_VISIBLE_DEVICES"]
-
-
-def _variables_of(pid: int) -> dict[str, str]:
-    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-    return dict(text.partition("=")[::2] for text in variables)
+def _variables_of(folder: Path) -> dict[str, str]:
+    wait_for_pid(folder / "pid")
+    return json.loads((folder / "variables.json").read_text())
 
 
 def test_threads_are_limited(tmp_path):
     with LocalExecutor(1, threads=3, environment={"SEG_TEST": "yes"}, tasks=TASKS) as executor:
         executor.submit(make_job(tmp_path, "hang"))
-        variables = _variables_of(wait_for_pid(tmp_path / "trial_0" / "pid"))
+        variables = _variables_of(tmp_path / "trial_0")
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "SEG_TEST")
     assert [variables[name] for name in names] == ["3", "3", "3", "yes"]
 

@@ -46,16 +46,12 @@ def test_what_the_slots_get(tiny: Manifest, tmp_path: Path, options, expected) -
         assert shares(executor) == expected
 
 
-@pytest.mark.parametrize(
-    ("options", "trials", "spares"),
-    [([], 4, True), ([], 1, False), (["--objective=dice,latency"], 4, False)],
-    ids=["a next trial", "none", "latency is measured"],
-)
-def test_spares_where_they_help(tiny: Manifest, tmp_path: Path, options, trials, spares) -> None:
-    given = values(tmp_path, *options)
+@pytest.mark.parametrize(("trials", "ahead"), [(4, True), (0, False)], ids=["trials are left", "none"])
+def test_what_trials_need_is_imported_ahead(tiny: Manifest, tmp_path: Path, trials, ahead) -> None:
+    given = values(tmp_path)
     with open_executor(given, study.search_space(given).arms(), trials, tiny) as executor:
         assert isinstance(executor, LocalExecutor)
-        assert executor._keeps_spares == spares
+        assert (executor._server is not None) == ahead
 
 
 def test_the_default_measures_nothing(tiny: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,11 +33,16 @@ class Survivor:
         with (self.setting.folder / "driver.log").open("ab") as log:
             self.driver = subprocess.Popen([*command, self.tracking], stdout=log, stderr=log)
 
-    def workers(self) -> list[psutil.Process]:
+    def servers(self) -> list[psutil.Process]:
         assert self.driver is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.driver.pid).children()
-            return [child for child in children if "experiments.jobs.worker" in child.cmdline()]
+            return [child for child in children if "experiments.jobs.fork_server" in child.cmdline()]
+        return []
+
+    def workers(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [worker for server in self.servers() for worker in server.children()]
         return []
 
     def kill(self, target: str) -> int:
@@ -48,6 +53,8 @@ class Survivor:
             victims = victims[:1]
         elif target == "driver":
             victims = [self.driver.pid]
+        elif target == "server":
+            victims += [server.pid for server in self.servers()]  # its workers would end with it
         else:
             victims.append(self.driver.pid)
         killed = 0
@@ -55,7 +62,7 @@ class Survivor:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
                 killed += 1
-        if target != "worker":
+        if target in ("driver", "everything"):
             self.driver.wait(30)
         return killed
 
@@ -71,8 +78,8 @@ def test_a_study_survives_random_kills(tmp_path: Path) -> None:
     faults, killed, started = 0, 0, time.monotonic()
     while faults < KILLS and time.monotonic() - started < DEADLINE:
         time.sleep(chance.uniform(0.0, 1.5))
-        target = chance.choices(["worker", "driver", "everything"], [6, 2, 1])[0]
-        died = survivor.kill(target) if target != "worker" or survivor.workers() else 0
+        target = chance.choices(["worker", "driver", "everything", "server"], [6, 2, 1, 1])[0]
+        died = survivor.kill(target) if target not in ("worker", "server") or survivor.workers() else 0
         faults, killed = faults + (died > 0), killed + died
         if survivor.driver is not None and survivor.driver.poll() is not None:
             survivor.start()

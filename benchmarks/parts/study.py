@@ -162,7 +162,7 @@ def overhead(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         manifest = datasets.prepare(values, space.base.image_size)
         tracker = Tracker(f"sqlite:///{folder}/mlflow.db", None)
         started = time.perf_counter()
-        with LocalExecutor(1, tasks="benchmarks.timed_tasks", spares=True) as executor:
+        with LocalExecutor(1, tasks="benchmarks.timed_tasks", ahead=True) as executor:
             result = conduct(values, space, manifest, tracker, executor, None)
         elapsed = (time.perf_counter() - started) / settings["trials"]
         with tracker.ending(result.run_id):

@@ -21,6 +21,7 @@ def git_commit() -> str | None:
     return None if described is None else described.decode().strip() or None
 
 
+@functools.cache
 def uncommitted_changes() -> str:
     """Hash of what differs from the commit in tracked files; empty where nothing does, or there is no repository."""
     if _CHANGES in os.environ:
@@ -37,7 +38,8 @@ def code_variables() -> dict[str, str]:
 def loaded_code() -> dict[str, str]:
     """Hashes of this project's files that this process has imported, by path: `seg/losses.py`.
 
-    Unlike the commit, they are there without a repository, and say nothing of code that took no part.
+    Unlike the commit, they are there without a repository, and say nothing of code that took no part. A file's hash is
+    that of the first call after its import, whatever was written since: see `note_code`.
     """
     files = {Path(file) for module in tuple(sys.modules.values()) if (file := getattr(module, "__file__", None))}
     found = {}
@@ -46,8 +48,23 @@ def loaded_code() -> dict[str, str]:
         for file in sorted(files):
             if file.is_relative_to(root) and file.is_file():
                 name = f"{package}/{file.relative_to(root).as_posix()}"
-                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:20]
+                found[name] = _hash(file)
     return found
+
+
+def note_code() -> None:
+    """Keeps what this process's code is: called right after its imports, because the files may change before it ends.
+
+    A process that is forked from this one keeps it too.
+    """
+    loaded_code()
+    git_commit()
+    uncommitted_changes()
+
+
+@functools.cache
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:20]
 
 
 def remote_urls() -> str:

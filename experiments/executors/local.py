@@ -1,17 +1,17 @@
-"""`LocalExecutor`: jobs on this machine, each in a fresh process."""
+"""`LocalExecutor`: jobs on this machine, each in a process of its own."""
 
 import contextlib
 import os
 import selectors
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.command_line.passwords import without_secrets
 from experiments.executors.base import Executor
-from experiments.executors.process import LOG, WorkerProcess
+from experiments.executors.forking import ForkServerProcess, can_fork
+from experiments.executors.process import WorkerProcess
 from experiments.jobs.messages import Job, JobEnded, JobEvent, JobReported
 
 GRACE_SECONDS = 5.0
@@ -27,12 +27,12 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 class LocalExecutor(Executor):
-    """Runs each job as `python -m experiments.jobs.worker`, in a session of its own: Ctrl-C reaches the driver alone.
+    """Runs each job in a process and a session of its own: Ctrl-C reaches the driver alone.
 
     What a job writes on stdout and stderr goes into `log.txt` in its folder.
 
-    With `spares`, a process for the next job is started when a job has reported for the first time: while that
-    one trains, it imports TensorFlow, which takes seconds, and waits. It has the slot's GPUs, and does not touch them.
+    The processes are forked from one that has imported what all jobs need (`experiments.jobs.fork_server`), which takes
+    seconds and happens once. Where that cannot be, each is a `python -m experiments.jobs.worker`, which imports it.
 
     Args:
         slots: jobs at the same time.
@@ -41,7 +41,7 @@ class LocalExecutor(Executor):
         threads: that each job may compute with; 0: as many as its libraries choose, which is one per core.
         environment: further variables of the jobs' processes.
         tasks: the module whose `run(job, report)` does the work; its `prepare()`, if any, is called ahead.
-        spares: whether a next job is likely.
+        ahead: a job is sure to come: what it needs is imported from now on.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LocalExecutor(Executor):
         threads: int = 0,
         environment: Mapping[str, str] | None = None,
         tasks: str = "experiments.jobs.tasks",
-        spares: bool = False,
+        ahead: bool = False,
     ) -> None:
         if gpus and len(gpus) != slots:
             raise ValueError(f"gpus must name the GPUs of each of the {slots} slots, got {len(gpus)}.")
@@ -60,11 +60,14 @@ class LocalExecutor(Executor):
         self._free_gpus = list(gpus)
         self._variables = thread_variables(threads) | dict(environment or {})
         self._tasks = tasks
-        self._keeps_spares = spares
-        self._spares: list[WorkerProcess] = []
+        self._forks = can_fork()
+        self._server: ForkServerProcess | None = None
         self._processes: dict[str, WorkerProcess] = {}
         self._stillborn: list[JobEvent] = []
         self._selector = selectors.DefaultSelector()
+        if ahead and self._forks:
+            with contextlib.suppress(OSError):  # the first job will tell
+                self._fork_server()
 
     @property
     def slots(self) -> int:
@@ -74,34 +77,33 @@ class LocalExecutor(Executor):
         gpus = self._free_gpus.pop(0) if self._free_gpus else None
         try:
             Path(job.folder).mkdir(parents=True, exist_ok=True)
-            with (Path(job.folder) / LOG).open("ab") as log:  # an attempt before may have written to it
-                process = self._take_spare(gpus) or self._start(gpus, log.fileno())
+            process = self._start(job, gpus)
         except OSError as error:
             self._give_back(gpus)
             self._stillborn.append(JobEnded(job=job, state="failed", reason=f"could not be started: {error}"))
             return
         self._processes[job.name] = process
-        self._selector.register(process.incoming, selectors.EVENT_READ, process)
-        process.give(job)
+        for file in process.files:
+            self._selector.register(file, selectors.EVENT_READ)
 
-    def _start(self, gpus: str | None, log: int = subprocess.DEVNULL) -> WorkerProcess:
-        environment = without_secrets(os.environ) | self._variables
-        if gpus is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus
-        return WorkerProcess(self._tasks, environment, gpus, log)
+    def _start(self, job: Job, gpus: str | None) -> WorkerProcess:
+        variables = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+        if self._forks:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server died this moment
+                return WorkerProcess(job, gpus, self._tasks, variables, self._fork_server())
+        return WorkerProcess(job, gpus, self._tasks, self._environment() | variables, None)
 
-    def _take_spare(self, gpus: str | None) -> WorkerProcess | None:
-        """A process that waits with these GPUs and lives."""
-        for spare in [spare for spare in self._spares if spare.gpus == gpus]:
-            self._spares.remove(spare)
-            if not spare.has_exited():
-                return spare
-            spare.close()
-        return None
+    def _environment(self) -> dict[str, str]:
+        return without_secrets(os.environ) | self._variables
 
-    def _add_spare(self, gpus: str | None) -> None:
-        with contextlib.suppress(OSError):  # no spare, then
-            self._spares.append(self._start(gpus))
+    def _fork_server(self) -> ForkServerProcess:
+        """The one that lives, or a new one."""
+        if self._server is not None and self._server.has_exited():
+            self._server.close()
+            self._server = None
+        if self._server is None:
+            self._server = ForkServerProcess(self._tasks, self._environment())
+        return self._server
 
     def wait(self, timeout: float) -> list[JobEvent]:
         deadline = time.monotonic() + timeout
@@ -120,21 +122,24 @@ class LocalExecutor(Executor):
         if process.cancelled_at is None:
             reports = process.read_reports()
             events += [JobReported(job=process.job, report=report) for report in reports]
-            if self._keeps_spares and reports and not process.reported:
-                process.reported = True
-                self._add_spare(process.gpus)
         elif time.monotonic() - process.cancelled_at > GRACE_SECONDS:
             process.signal(signal.SIGKILL)
         if process.at_end and process.incoming in self._selector.get_map():
             self._selector.unregister(process.incoming)  # a pipe at its end is always ready: select would spin
         if process.has_exited():
-            events.append(process.ending())
+            began = process.began or process.cancelled_at is not None
+            if began:
+                events.append(process.ending())
             self._forget(process)
+            if not began:  # the server must not fork, or failed: what is wrong, a process of the job's own will tell
+                self._forks = False
+                self.submit(process.job)
         return events
 
     def _forget(self, process: WorkerProcess) -> None:
-        if process.incoming in self._selector.get_map():
-            self._selector.unregister(process.incoming)
+        for file in process.files:
+            if file in self._selector.get_map():
+                self._selector.unregister(file)
         process.close()
         self._give_back(process.gpus)
         del self._processes[process.job.name]
@@ -158,9 +163,7 @@ class LocalExecutor(Executor):
             process.signal(signal.SIGKILL)
             process.wait()
             self._forget(process)
-        while self._spares:
-            spare = self._spares.pop()
-            spare.signal(signal.SIGKILL)
-            spare.wait()
-            spare.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         self._selector.close()

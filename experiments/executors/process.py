@@ -5,63 +5,55 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from experiments.executors.forking import ForkedProcess, ForkServerProcess, start_python
 from experiments.jobs.messages import Job, JobEnded
 from seg.training.result import EpochReport
 
 LOG = "log.txt"
 _LOG_TAIL_BYTES = 8192
-_PROJECT = Path(__file__).parents[2]
 
 
 class WorkerProcess:
-    """A running `experiments.jobs.worker`, which imports what its tasks need, then waits for a job; and what it sends.
+    """A running `experiments.jobs.worker` with its job, and what it sends.
 
     Args:
-        tasks: module of the tasks.
-        environment: the process's environment variables.
+        job: what it works on; its folder exists.
         gpus: the GPUs that it holds, for the executor's books.
-        log: an open file for what it writes before it has a job.
-
-    Attributes:
-        job: what it works on, once it was given.
+        tasks: module of the tasks.
+        environment: variables of the process, beside those of the server where there is one.
+        server: forks it; None: it is started, and imports what its tasks need.
 
     Raises:
-        OSError: if the process cannot be started.
+        OSError: if the process cannot be started, or the server is gone.
     """
 
-    job: Job
-
     def __init__(
-        self, tasks: str, environment: dict[str, str], gpus: str | None, log: int = subprocess.DEVNULL
+        self, job: Job, gpus: str | None, tasks: str, environment: dict[str, str], server: ForkServerProcess | None
     ) -> None:
+        self.job = job
         self.gpus = gpus
         self.cancelled_at: float | None = None
         self.at_end = False
-        self.reported = False
-        self._log: Path
+        self._log = Path(job.folder) / LOG
         self._buffer = b""
         self._outcome: JobEnded | None = None
         self._garbage: str | None = None
-        path = [str(_PROJECT), environment.get("PYTHONPATH", "")]
-        environment = environment | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+        self._process: subprocess.Popen[bytes] | ForkedProcess
         self.incoming, worker_writes = os.pipe()
         worker_reads, self._outgoing = os.pipe()
-        arguments = [tasks, str(worker_reads), str(worker_writes)]
+        pipes = worker_reads, worker_writes
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "experiments.jobs.worker", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                pass_fds=(worker_reads, worker_writes),
-                start_new_session=True,
-            )
+            with self._log.open("ab") as log:  # an attempt before may have written to it
+                if server is None:
+                    arguments = [tasks, *map(str, pipes)]
+                    worker = "experiments.jobs.worker"
+                    self._process = start_python(worker, arguments, environment, pipes, log.fileno())
+                else:
+                    self._process = server.fork(environment, *pipes, log.fileno())
         except OSError:
             os.close(self.incoming)
             os.close(self._outgoing)
@@ -70,12 +62,17 @@ class WorkerProcess:
             os.close(worker_reads)
             os.close(worker_writes)
         os.set_blocking(self.incoming, False)
+        self.send(asdict(job))
 
-    def give(self, job: Job) -> None:
-        """Gives it its job, whose folder has a log."""
-        self.job = job
-        self._log = Path(job.folder) / LOG
-        self.send({"log": str(self._log), "job": asdict(job)})
+    @property
+    def files(self) -> tuple[int, ...]:
+        """What becomes ready to read when something happened."""
+        return (self.incoming, self._process.status) if isinstance(self._process, ForkedProcess) else (self.incoming,)
+
+    @property
+    def began(self) -> bool:
+        """Whether there is, or was, a process; one may still have to be forked."""
+        return not isinstance(self._process, ForkedProcess) or self._process.began
 
     def send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died: its exit code tells
@@ -91,9 +88,12 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Closes the pipes and ends what the process left running."""
-        self.signal(signal.SIGKILL)
+        if self.began:
+            self.signal(signal.SIGKILL)
         os.close(self.incoming)
         os.close(self._outgoing)
+        if isinstance(self._process, ForkedProcess):
+            self._process.close()
 
     def read_reports(self) -> list[EpochReport]:
         """The reports that arrived; keeps the outcome for `ending`. A process that sends garbage is killed."""
@@ -146,7 +146,8 @@ class WorkerProcess:
 
     def _death(self) -> str:
         """Why a process that sent no outcome is gone."""
-        code = self._process.returncode
+        code = self._process.poll()
+        assert code is not None
         if code >= 0:
             return f"exited with code {code} before it returned"
         try:

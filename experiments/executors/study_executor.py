@@ -15,7 +15,6 @@ from experiments.executors.local import LocalExecutor
 from experiments.executors.slot_speed import fastest, key_of, remember, remembered
 from experiments.executors.slots import Division, Machine, candidates, divide, here
 from experiments.storage.remaining import remaining
-from experiments.studies.objectives import is_single
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
@@ -57,15 +56,13 @@ def open_executor(
         if speed is None and left:
             divisions = candidates(machines, per_trial, trials)
             scratch = path.with_suffix("")
-            speed = fastest(divisions, largest, manifest, lambda each: _open(values, each, spares=False), scratch)
+            speed = fastest(divisions, largest, manifest, lambda each: _open(values, each, ahead=True), scratch)
             remember(path, speed)
         division = speed.division if speed is not None else divide(machines, 1, per_trial)
     known = speed if speed is not None and speed.division == division else None
     if left:
         print(forecast(trials, left, division, largest, manifest, known), file=sys.stderr)
-    # A process that starts in between would be in the latency that trials are judged by.
-    spares = left > 1 and is_single(getattr(values, "objective", "dice"))
-    with _open(values, division, spares) as executor:
+    with _open(values, division, ahead=left > 0) as executor:
         yield executor
 
 
@@ -103,20 +100,20 @@ def _place(
     return Path(values.workspace) / "speeds" / f"{key}.json"
 
 
-def _open(values: argparse.Namespace, division: Division, spares: bool) -> Executor:
+def _open(values: argparse.Namespace, division: Division, ahead: bool) -> Executor:
     if values.executor == "ray":
         from experiments.executors.ray import RayExecutor
 
         # auto follows the nodes that come
         limit = 0 if values.slots == AUTO else division.slots
         return RayExecutor(values.ray_address, slots=limit, share=division.share)
-    return _local_executor(division, _gpus_per_trial(values), spares)
+    return _local_executor(division, _gpus_per_trial(values), ahead)
 
 
-def _local_executor(division: Division, gpus_per_trial: int | None, spares: bool) -> LocalExecutor:
+def _local_executor(division: Division, gpus_per_trial: int | None, ahead: bool) -> LocalExecutor:
     """This machine, divided. One slot sees and uses all that this process may, unless `gpus_per_trial` says less."""
     slots = division.slots
     if slots == 1 and gpus_per_trial is None:
-        return LocalExecutor(1, spares=spares)
+        return LocalExecutor(1, ahead=ahead)
     gpus = gpu_groups(visible_gpus(os.environ), slots, division.share.gpus)
-    return LocalExecutor(slots, gpus=gpus, threads=division.share.cpus if slots > 1 else 0, spares=spares)
+    return LocalExecutor(slots, gpus=gpus, threads=division.share.cpus if slots > 1 else 0, ahead=ahead)

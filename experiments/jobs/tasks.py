@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from experiments.command_line.code_version import note_code
 from experiments.jobs.environment import ENVIRONMENT, Environment
 from experiments.jobs.messages import Job, epoch_picture
 from experiments.jobs.split_predictions import SplitPredictions, predictions_file
@@ -37,10 +38,12 @@ EVALUATION_BATCH = 16  # images at a time; scores do not depend on it
 
 
 def prepare() -> None:
-    """Imports what training and evaluation need, ahead of a job; touches no device."""
+    """Imports all code that a job may need, and notes which it is, before there is a job; touches no device."""
     import_tensorflow()
     from experiments.jobs import figures  # noqa: F401
-    from seg.training import evaluation, fit, speed  # noqa: F401
+    from seg.training import evaluation, fit, speed, step_speed  # noqa: F401
+
+    note_code()
 
 
 def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 
 Messages are JSON, one per line, on pipes of their own, because libraries write on stdout and stderr as they please:
 
-    in    {"log": path, "job": {...}}; then, after each report, {"go_on": true or false}
+    in    {...}, the job; then, after each report, {"go_on": true or false}
     out   {"report": {...}} for every epoch, and one {"finished": {...}} or {"failed": {...}} at the end
 
 The end of the incoming pipe means that the driver is gone. The process then ends too: nobody would hear the result.
@@ -58,12 +58,10 @@ class Connection:
 def run(module: str, connection: Connection) -> None:
     """Runs the task of the job that arrives on the connection and sends how it ended.
 
-    What the task needs is imported before, while the process waits: it may be a spare for a job that is not known yet.
+    What the task needs is imported before, unless `fork_server`, of which this process then is a copy, has done so.
     """
-    failed = _prepare(module)
-    message = connection.receive()
-    job = Job(**message["job"])
-    _write_into(message["log"])
+    failed = prepare(module)
+    job = Job(**connection.receive())
     try:
         if failed is not None:
             raise failed
@@ -81,7 +79,7 @@ def run(module: str, connection: Connection) -> None:
         )
 
 
-def _prepare(module: str) -> Exception | None:
+def prepare(module: str) -> Exception | None:
     """Imports the tasks and, if they have a `prepare`, calls it; returns what that raised, for the job to tell."""
     try:
         getattr(importlib.import_module(module), "prepare", lambda: None)()
@@ -90,23 +88,14 @@ def _prepare(module: str) -> Exception | None:
     return None
 
 
-def _write_into(log: str) -> None:
-    """Has the libraries' output, from C++ too, go into the job's log, behind what an attempt before wrote."""
-    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-        os.dup2(file, stream.fileno())
-    os.close(file)
-
-
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Asks Linux to kill this process when its parent dies, also while a library holds every Python thread."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(module: str, read_fd: int, write_fd: int) -> None:
-    _end_with_parent()
+    end_with_parent()
     for fd in (read_fd, write_fd):
         os.set_inheritable(fd, False)  # a process that the task starts must not keep the pipes open
     with os.fdopen(write_fd, "w", encoding="utf-8") as outgoing:

@@ -1,0 +1,139 @@
+"""Jobs that are forked from one process: what they share, and what becomes of them when it fails."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.executors import local
+from experiments.executors.local import LocalExecutor
+from experiments.jobs import fork_server
+from experiments.jobs.fork_server import ForkServer, is_safe_to_fork
+from tests.executor_contract import ending_of, is_alive, make_job, run_to_end, wait_for_pid, wait_until_dead
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+TASKS = "tests.fake_tasks"
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def write_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch, first_lines: str) -> str:
+    """A module whose import runs these lines, and which does what tests/fake_tasks.py does."""
+    (folder / "other_tasks.py").write_text(f"{first_lines}\nfrom tests.fake_tasks import run\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return "other_tasks"
+
+
+class TestForked:
+    def test_all_from_one_process(self, tmp_path):
+        with LocalExecutor(2, tasks=TASKS, ahead=True) as executor:
+            for number in range(2):
+                executor.submit(make_job(tmp_path, "hang", f"trial {number}"))
+            first, second = (wait_for_pid(tmp_path / f"trial_{number}" / "pid") for number in range(2))
+            server = parent_of(first)
+            assert server == parent_of(second) != os.getpid()
+            assert len({os.getsid(pid) for pid in (first, second, server, os.getpid())}) == 4
+        assert not any(map(is_alive, (first, second, server)))
+
+    def test_no_file_of_another_job_or_of_the_server(self, tmp_path):
+        with LocalExecutor(2, tasks=TASKS) as executor:
+            for number in range(2):
+                executor.submit(make_job(tmp_path, "hang", f"trial {number}"))
+                pid = wait_for_pid(tmp_path / f"trial_{number}" / "pid")
+            targets = [os.readlink(f"/proc/{pid}/fd/{file}") for file in os.listdir(f"/proc/{pid}/fd")]
+        log = str(tmp_path / "trial_1" / "log.txt")
+        assert sorted(target.partition(":")[0] for target in targets) == ["/dev/null", log, log, "pipe", "pipe"]
+
+    def test_a_job_cancelled_while_the_server_imports(self, tmp_path, monkeypatch):
+        tasks = write_tasks(tmp_path, monkeypatch, "import time; time.sleep(60)")
+        with LocalExecutor(1, tasks=tasks) as executor:
+            job = make_job(tmp_path)
+            executor.submit(job)
+            assert executor.wait(0.5) == []
+            executor.cancel(job)
+            assert ending_of(executor).state == "cancelled"
+
+
+class TestDeathOfTheServer:
+    def test_between_two_jobs(self, tmp_path):
+        with LocalExecutor(1, tasks=TASKS) as executor:
+            executor.submit(make_job(tmp_path))
+            run_to_end(executor)
+            os.kill(executor._server.pid, signal.SIGKILL)
+            wait_until_dead(executor._server.pid)
+            executor.submit(make_job(tmp_path, "hang", "trial 1"))
+            forked = wait_for_pid(tmp_path / "trial_1" / "pid")
+            assert parent_of(forked) == executor._server.pid
+
+    def test_takes_the_running_jobs_along(self, tmp_path):
+        with LocalExecutor(1, tasks=TASKS) as executor:
+            executor.submit(make_job(tmp_path, "hang"))
+            forked = wait_for_pid(tmp_path / "trial_0" / "pid")
+            os.kill(executor._server.pid, signal.SIGKILL)
+            ended = ending_of(executor)
+            assert (ended.state, ended.reason, ended.died) == ("failed", "killed by SIGKILL (out of memory?)", True)
+            wait_until_dead(forked)
+            executor.submit(make_job(tmp_path, name="trial 1"))
+            assert ending_of(executor).state == "finished"
+
+    def test_while_it_imports_is_told_by_a_process_of_the_job(self, tmp_path, monkeypatch):
+        tasks = write_tasks(tmp_path, monkeypatch, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+        with LocalExecutor(1, tasks=tasks) as executor:
+            executor.submit(make_job(tmp_path))
+            ended = ending_of(executor)
+        assert ended.reason == "killed by SIGSEGV"
+        assert "Segmentation fault" in ended.traceback
+
+
+class TestWhereForkingIsNotSafe:
+    def test_a_thread_of_an_import_has_each_job_import_for_itself(self, tmp_path, monkeypatch):
+        started = "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+        tasks = write_tasks(tmp_path, monkeypatch, started)
+        with LocalExecutor(1, gpus=("3",), tasks=tasks) as executor:
+            for number in range(2):
+                executor.submit(make_job(tmp_path, name=f"trial {number}"))
+                assert ending_of(executor).state == "finished"
+            executor.submit(make_job(tmp_path, "hang", "trial 2"))
+            assert parent_of(wait_for_pid(tmp_path / "trial_2" / "pid")) == os.getpid()
+
+    def test_an_open_gpu(self, monkeypatch):
+        monkeypatch.setattr(os, "listdir", lambda path: ["1"])  # one thread; pytest's plugins may have more
+        assert is_safe_to_fork()
+        monkeypatch.setattr(fork_server, "_open_files", lambda: ["/dev/null", "/dev/nvidiactl"])
+        assert not is_safe_to_fork()
+
+    def test_a_fork_that_fails_is_told(self, monkeypatch):
+        def fail() -> int:
+            raise OSError("no more processes")
+
+        monkeypatch.setattr(os, "fork", fail)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        read, write = os.pipe()
+        with theirs:
+            with ours:
+                socket.send_fds(ours, [b"{}"], [write] * 4)
+            os.close(write)
+            ForkServer(TASKS, theirs).serve()
+        assert os.read(read, 10) == b""  # no process, and nobody left who could tell of one
+        os.close(read)
+
+    def test_a_system_without(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(local, "can_fork", lambda: False)
+        with LocalExecutor(1, tasks=TASKS, ahead=True) as executor:
+            executor.submit(make_job(tmp_path, "hang"))
+            assert parent_of(wait_for_pid(tmp_path / "trial_0" / "pid")) == os.getpid()
+
+
+def test_it_imports_while_the_driver_does_something_else(tmp_path, monkeypatch):
+    tasks = write_tasks(tmp_path, monkeypatch, f"open({str(tmp_path / 'imported')!r}, 'w').close()")
+    with LocalExecutor(1, tasks=tasks, ahead=True):
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "imported").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
