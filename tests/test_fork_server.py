@@ -7,12 +7,17 @@ import sys
 import time
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 from experiments.executors import local
 from experiments.executors.local import LocalExecutor
 from experiments.jobs import fork_server
+from experiments.jobs.environment import Environment
 from experiments.jobs.fork_server import ForkServer, is_safe_to_fork
+from experiments.jobs.messages import Job
+from seg.config import TrainConfig
 from tests.executor_contract import ending_of, is_alive, make_job, run_to_end, wait_for_pid, wait_until_dead
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
@@ -128,6 +133,29 @@ class TestWhereForkingIsNotSafe:
         with LocalExecutor(1, tasks=TASKS, ahead=True) as executor:
             executor.submit(make_job(tmp_path, "hang"))
             assert parent_of(wait_for_pid(tmp_path / "trial_0" / "pid")) == os.getpid()
+
+
+@pytest.mark.slow
+def test_a_forked_process_trains_bit_for_bit_as_a_fresh_one(tmp_path, tiny, monkeypatch):
+    """With the threads of a slot, and on two logical devices."""
+    config = TrainConfig(image_size=16, depth=1, filters=2, batch_size=4, epochs=2, augmentation="full")
+    weights = {}
+    for forked in (True, False):
+        monkeypatch.setattr(local, "can_fork", lambda forked=forked: forked)
+        with LocalExecutor(1, threads=1) as executor:
+            for devices in ("auto", "cpu:2"):
+                folder = tmp_path / f"{devices}_{forked}"
+                arguments = {"config": config.as_dict() | {"devices": devices}, "dataset": str(tiny.folder)}
+                executor.submit(Job(name=devices, task="train", folder=str(folder), arguments=arguments))
+                assert ending_of(executor).state == "finished"
+                environment = Environment.read((folder / "environment.json").read_text(encoding="utf-8"))
+                assert environment.threads == {"intra_op": 0, "inter_op": 0}
+                assert environment.flags["TF_NUM_INTRAOP_THREADS"] == "1"
+                assert environment.devices == (("CPU", "CPU") if devices == "cpu:2" else ("CPU",))
+                weights[devices, forked] = keras.models.load_model(folder / "model.keras", compile=False).get_weights()
+    for devices in ("auto", "cpu:2"):
+        pairs = zip(weights[devices, True], weights[devices, False], strict=True)
+        assert all(np.array_equal(one, other) for one, other in pairs)
 
 
 def test_it_imports_while_the_driver_does_something_else(tmp_path, monkeypatch):
