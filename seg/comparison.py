@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from seg.crossed import CrossedMean, Variances, by_group
 from seg.errors import UserError
@@ -220,4 +219,6 @@ def _wilcoxon(differences: NDArray[np.float64], groups: Sequence[str] | None) ->
         differences = np.bincount(places, weights=differences) / np.bincount(places)
     if not differences.any():
         return 1.0  # SciPy has no answer where nothing differs
-    return float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
+    from scipy.stats import wilcoxon  # not above: it takes longer to import than all else of seg but TensorFlow
+
+    return float(wilcoxon(differences, zero_method="pratt").pvalue)

@@ -342,7 +342,8 @@ def serving_graph(model: Any) -> Any:
     def logits(pictures: tf.Tensor) -> tf.Tensor:
         return model(tf.cast(pictures, tf.float32), training=False)
 
-    graph = tf.function(logits, input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])
+    pictures = tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)
+    graph = tf.function(logits, input_signature=[pictures], autograph=False)  # it has no branch to translate
     if any(layer.compute_dtype != "float32" for layer in model._flatten_layers()):
         return graph
     constant = convert_variables_to_constants_v2(graph.get_concrete_function())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from seg.errors import UserError
 
@@ -109,8 +109,8 @@ def _tail(level: float, count: int) -> float:
     """Share of the bootstrap means on either side of the interval."""
     if count < 2:
         return (1 - level) / 2  # all of them are the same
-    quantile = stats.t.ppf((1 + level) / 2, count - 1) * np.sqrt(count / (count - 1))
-    return float(stats.norm.sf(quantile))
+    quantile = special.stdtrit(count - 1, (1 + level) / 2) * np.sqrt(count / (count - 1))
+    return float(special.ndtr(-quantile))
 
 
 def _sums_by_group(pairs: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:

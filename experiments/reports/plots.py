@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from experiments.jobs.figures import BLUE, GREEN, INK, LINE, PALE_INK, PURPLE, SKY, VERMILION, new_figure
 from experiments.reports.label_places import Name, place_names
@@ -151,6 +150,9 @@ def _importances(rows: Sequence[TrialRow]) -> dict[str, float]:
     names = varied(done)
     if len(done) < _FEWEST_FOR_IMPORTANCE or not names or len({row.val_dice for row in done}) < 2:
         return {}
+    # Not above: it imports scikit-learn, which takes longer than all else of a report, and few studies are so long.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     values = {name: [getattr(row.config, name) for row in done] for name in names}
     ranges = {name: _distribution(found) for name, found in values.items()}
     verbosity = optuna.logging.get_verbosity()

@@ -18,6 +18,9 @@ from seg.errors import UserError
 ORDER, AUGMENTATION, DRAWN = 0, 1, 2  # independent streams of random numbers from one seed
 PARALLEL, PREFETCHED = 4, 2  # batches being made at a time; batches kept ready
 
+# No branch here depends on a tensor: AutoGraph would translate the source code of all that is called, for nothing.
+as_written = tf.autograph.experimental.do_not_convert
+
 
 def training_dataset(
     manifest: Manifest, config: TrainConfig, batch_size: int, *, first_epoch: int = 1
@@ -49,6 +52,7 @@ def training_dataset(
     records = _records(manifest, "train", in_memory=config.cache == "memory")
     kinds = _kinds(manifest, config.foreground_share)
 
+    @as_written
     def epoch_order(epoch: tf.Tensor) -> tf.data.Dataset:
         drawn = [
             tf.tile(_shuffled(kind, _stream(config.seed, epoch, DRAWN + k)), [-(-count // len(kind))])[:count]
@@ -58,6 +62,7 @@ def training_dataset(
         draws = tf.gather(draw(examples, _stream(config.seed, epoch, AUGMENTATION)), order)
         return tf.data.Dataset.from_tensor_slices((order, draws)).batch(batch_size, drop_remainder=True)
 
+    @as_written
     def load(indices: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return _split(augment(tf.gather(records, indices), draws, config.augmentation))
 
@@ -84,6 +89,7 @@ def evaluation_dataset(manifest: Manifest, split: str, batch_size: int) -> tf.da
     batches = -(-examples // batch_size)
     positions = np.arange(batches * batch_size).reshape(batches, batch_size)
 
+    @as_written
     def load(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, masks = _split(tf.gather(records, tf.minimum(positions, examples - 1)))
         return images, masks, tf.cast(positions < examples, tf.float32)

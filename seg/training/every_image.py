@@ -29,7 +29,7 @@ class EveryImage:
         def on_replica(images: tf.Tensor, masks: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return (weights, *function(images, masks))
 
-        @tf.function
+        @tf.function(autograph=False)  # no branch depends on a tensor, and translating the code takes its time
         def on_all_replicas(images: tf.Tensor, masks: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return strategy.run(on_replica, args=(images, masks, weights))
 

@@ -16,7 +16,7 @@ from seg.inference import serving_graph
 from seg.models.cost import multiply_adds
 from seg.training.result import ModelCost, TrainResult
 
-_SECONDS = 1.0  # of measuring, once per kind
+_SECONDS = 0.5  # of measuring, once per kind
 _REPEATS = (3, 200)  # at least, at most
 
 
@@ -38,7 +38,7 @@ class Speed:
 
 
 def measure_speed(model: keras.Model, images: np.ndarray) -> Speed:
-    """Times a model for about two seconds, on one replica, after a call that is not counted.
+    """Times a model for about a second, on one replica, after a call that is not counted.
 
     Args:
         images: `(batch, image_size, image_size, 3)` uint8, the batch to time.
@@ -53,7 +53,7 @@ def measure_speed(model: keras.Model, images: np.ndarray) -> Speed:
 
 
 def measure_cost(model: keras.Model, image: np.ndarray, result: TrainResult) -> ModelCost:
-    """What a trained model costs; times it for about a second.
+    """What a trained model costs; times it for about half a second.
 
     Args:
         model: that training left.
