@@ -32,6 +32,15 @@ _OLDER = {"tta": "none", "largest_component": "no"}  # versions of older code ha
 _SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
+def scoring_tags(threshold: float | None, tta: str, largest_component: str) -> dict[str, str]:
+    """How a version is scored and predicts, as its tags have it; several classes have no threshold."""
+    return {
+        "threshold": "none" if threshold is None else repr(threshold),
+        "tta": tta,
+        "largest_component": largest_component,
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """A version of a registered model.
@@ -163,7 +172,7 @@ class Registry:
         """
         if (found := self.of_run(name, run_id)) is None:
             return None
-        before = _OLDER | self.tags(found)
+        before = self.scored_with(found)
         for option, given in options.items():
             if (kept := before.get(option, given)) != given:
                 raise UserError(
@@ -171,6 +180,11 @@ class Registry:
                     f"run, got {given}; use another model_name."
                 )
         return found
+
+    def scored_with(self, model: ModelInfo) -> dict[str, str]:
+        """The version's `tta` and `largest_component`, and its `threshold` where it says so, as its tags have them."""
+        tags = _OLDER | self.tags(model)
+        return {option: tags[option] for option in (*_OLDER, "threshold") if option in tags}
 
     def past_champions(self, name: str) -> list[str]:
         """The versions that were champion, in order, the present one last; without those that rollbacks took back."""
@@ -256,15 +270,13 @@ class Registry:
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
-            "threshold": "none" if threshold is None else repr(threshold),
+            **scoring_tags(threshold, tta, largest_component),
             "dataset_key": dataset_key,
             "test_key": test_key,
-            "tta": tta,
-            "largest_component": largest_component,
             "classes": ",".join(classes)[:_LONGEST_TAG],
             "run": run_id,
         }
-        found = self.check_kept(name, run_id, {option: tags[option] for option in (*_OLDER, "threshold")})
+        found = self.check_kept(name, run_id, scoring_tags(threshold, tta, largest_component))
         if found:
             self.note(found, tags)
             number = found.version
