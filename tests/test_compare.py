@@ -23,7 +23,7 @@ from experiments.study_page.record import gather
 from seg.config import TrainConfig
 from seg.errors import UserError
 from tests.study_setting import Setting, make_space
-from tests.test_study_page import write_workspace
+from tests.study_workspace import write_workspace
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).parent.parent
