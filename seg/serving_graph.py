@@ -33,7 +33,8 @@ def serving_graph(model: Any) -> Any:
     if not exact:
         return graph
     constant = convert_variables_to_constants_v2(graph.get_concrete_function())
-    return lambda pictures: constant(tf.convert_to_tensor(pictures))[0]
+    # Called as a function, it would compare its arguments with two signatures first: 0.3 ms.
+    return lambda pictures: constant._call_flat([tf.convert_to_tensor(pictures)], constant.captured_inputs)[0]
 
 
 class _Doubling(keras.layers.Conv2DTranspose):
