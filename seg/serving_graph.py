@@ -41,7 +41,7 @@ class _Doubling(keras.layers.Conv2DTranspose):
     """A transposed 2×2 convolution with stride 2 as a 1×1 convolution that gives the four pixels of each at once.
 
     No two of its 2×2 patches overlap, so that each pixel is the same sum of products either way. On a CPU TensorFlow
-    computes it faster so, and on more than one core.
+    computes it faster so.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
