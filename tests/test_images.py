@@ -1,9 +1,11 @@
+import io
 import struct
 import zlib
 from contextlib import suppress
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -235,6 +237,21 @@ class TestResize:
         # 2 of the 3 known are foreground; 1 of 3; half is ignored; none
         assert resize_mask(mask, 1, 4).tolist() == [[1, 0, 255, 0]]
 
+    @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**16))
+    @settings(deadline=None)
+    def test_a_known_box_changes_nothing(self, height, width, new_height, new_width, seed):
+        random = np.random.default_rng(seed)
+        mask = np.zeros((height, width), np.uint8)
+        left, top = random.integers(0, width), random.integers(0, height)
+        mask[top : top + 9, left : left + 9] = 255
+        box = (left, top, min(9, width - left), min(9, height - top))
+        whole = resize_mask(mask, new_height, new_width, box=(0, 0, width, height))
+        for found in (resize_mask(mask, new_height, new_width), resize_mask(mask, new_height, new_width, box=box)):
+            assert np.array_equal(found, whole)
+
+    def test_an_empty_box(self):
+        assert not resize_mask(np.zeros((9, 9), np.uint8), 3, 3, box=(0, 0, 0, 0)).any()
+
     def test_probability_keeps_its_mean_and_its_alignment(self):
         probability = np.array([[0.0, 1.0], [0.5, 0.5]])
         assert resize_probability(probability, 1, 1).tolist() == [[0.5]]
@@ -273,6 +290,22 @@ class TestFit:
         red = np.zeros((64, 64, 3), np.uint8)
         red[..., 2] = 200
         assert np.abs(decode_image(encode(red, ".jpg"), fit=(32, 32)).astype(int) - [200, 0, 0]).max() <= 2
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    def test_is_opencvs_bgr_turned_round(self, mode):
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 4), np.uint8)
+        shape = {"RGB": pixels[..., :3], "L": pixels[..., 0], "CMYK": pixels}[mode]
+        file = io.BytesIO()
+        PIL.Image.frombytes(mode, (96, 64), shape.tobytes()).save(file, "JPEG")
+        data = file.getvalue()
+        reduced = {
+            (32, 48): cv2.IMREAD_REDUCED_COLOR_2,
+            (16, 24): cv2.IMREAD_REDUCED_COLOR_4,
+            (8, 12): cv2.IMREAD_REDUCED_COLOR_8,
+        }
+        for size, flag in reduced.items():
+            expected = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
+            assert np.array_equal(decode_image(data, fit=(size[0], size[0])), expected)
 
     def test_record_is_nearly_that_of_the_whole_image(self):
         rows, columns = np.mgrid[0:640, 0:640]
