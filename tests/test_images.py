@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from seg.data.demo import _exif_orientation
 from seg.data.images import (
     MAX_PIXELS,
+    _resize,
     decode_image,
     header_size,
     resize_image,
@@ -201,6 +202,34 @@ class TestResize:
         colour = np.stack([image, image + 1, image], axis=-1)
         # means of the left and the right 2 × 2 block: 25 and 45
         assert resize_image(colour, 1, 2).tolist() == [[[25, 26, 25], [45, 46, 45]]]
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("rows", [2, 4, 6, 8])
+    @pytest.mark.parametrize("columns", [2, 4, 6, 8])
+    def test_keeping_a_few_of_one_more_is_opencvs_area(self, rows, columns, channels):
+        random = np.random.default_rng(rows * columns)
+        for places in (1, 2, 40):
+            size = (places * (rows + 1), places * (columns + 1))
+            smaller = (places * rows, places * columns)
+            noise = random.integers(0, 256, (*size, channels), np.uint8).squeeze()
+            extremes = random.choice(np.array([0, 1, 254, 255], np.uint8), noise.shape)
+            for image in (noise, extremes):
+                expected = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+                assert np.array_equal(_resize(image, *smaller), expected)
+
+    @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+    @settings(deadline=None)
+    def test_shrinking_is_opencvs_area(self, height, width, new_height, new_width):
+        smaller = min(height, new_height), min(width, new_width)
+        image = np.random.default_rng(height).integers(0, 256, (height, width), np.uint8)
+        expected = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+        assert np.array_equal(_resize(image, *smaller), expected)
+
+    def test_keeping_four_of_five(self):
+        # The old pixels are 4 long and the new ones 5: (4·0 + 1·100) / 5, (3·100 + 2·50) / 5, (2·50 + 3·7) / 5 = 24.2,
+        # (1·7 + 4·255) / 5 = 205.4; the same rows five times.
+        image = np.array([[0, 100, 50, 7, 255]] * 5, np.uint8)
+        assert _resize(image, 4, 4).tolist() == [[20, 80, 24, 205]] * 4
 
     def test_growing_interpolates_between_pixel_centres(self):
         image = np.stack([np.array([[0, 100]], np.uint8)] * 3, axis=-1)

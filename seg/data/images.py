@@ -33,6 +33,7 @@ IGNORE = 255
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels; all 0 around nothing."""
 _ROWS = 1024  # worked on at once where the steps between take memory
+_SMALL = 4 * 1024 * 1024  # numbers that may take eight times their memory for a moment
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
@@ -250,11 +251,11 @@ def _grey_channel(image: np.ndarray) -> np.ndarray | None:
 
 
 def _resize_labels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    foreground = _resize(np.where(mask == 1, np.uint8(255), np.uint8(0)), height, width)
-    ignored = mask == IGNORE
-    if not ignored.any():
+    foreground = _resize(cv2.inRange(mask, 1, 1), height, width)  # 255 or 0
+    ignored = cv2.inRange(mask, IGNORE, IGNORE)
+    if not cv2.countNonZero(ignored):
         return (foreground >= 128).view(np.uint8)
-    ignored = _resize(np.where(ignored, np.uint8(255), np.uint8(0)), height, width)
+    ignored = _resize(ignored, height, width)
     resized = (2 * foreground.astype(np.uint16) + ignored > 255).astype(np.uint8)
     resized[ignored >= 128] = IGNORE
     return resized
@@ -298,9 +299,39 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Averages over areas along axes that shrink, then interpolates along axes that grow."""
     smaller = (min(image.shape[1], width), min(image.shape[0], height))
     if smaller != (image.shape[1], image.shape[0]):
-        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+        kept = _kept(image.shape[0], smaller[1]), _kept(image.shape[1], smaller[0])
+        if image.dtype == np.uint8 and image.size <= _SMALL and all(kept):
+            image = _shrink_by_one(image, *kept)
+        else:
+            image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
     if smaller != (width, height):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image
+
+
+def _kept(length: int, new_length: int) -> int:
+    """2, 4, 6 or 8 where an axis keeps that many of one more: 4 of 5 where 320 becomes 256; else 0."""
+    if new_length >= length:
+        return 0
+    kept, rest = divmod(new_length, length - new_length)
+    return kept if rest == 0 and kept in (2, 4, 6, 8) else 0
+
+
+def _shrink_by_one(image: np.ndarray, kept_rows: int, kept_columns: int) -> np.ndarray:
+    """What OpenCV's INTER_AREA gives for uint8, in less than half the time: each new pixel covers two old ones an axis.
+
+    An average is a whole number divided by an odd one, at most 81: none lies near the middle between two whole numbers,
+    so that no order of adding rounds another way.
+    """
+    for kept, depth in ((kept_rows, cv2.CV_32F), (kept_columns, cv2.CV_8U)):
+        size, dtype = kept + 1, np.float32 if depth == cv2.CV_32F else np.uint8
+        shrunk = np.empty((len(image) // size * kept, *image.shape[1:]), dtype)
+        for k in range(kept):
+            shares = (kept - k) / size, (k + 1) / size
+            shrunk[k::kept] = cv2.addWeighted(
+                image[k::size], shares[0], image[k + 1 :: size], shares[1], 0, dtype=depth
+            )
+        image = cv2.transpose(shrunk)
     return image
 
 

@@ -176,10 +176,11 @@ def _decoder_lines() -> DecoderLines:
 
 def _png(mask: np.ndarray) -> bytes:
     """A picture of a mask: foreground white, ignored grey; one bit a pixel where nothing is ignored."""
-    ignored = mask == IGNORE
-    if not ignored.any():
-        return cv2.imencode(".png", mask * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
-    return cv2.imencode(".png", np.where(ignored, np.uint8(IGNORED_GREY), mask * np.uint8(255)))[1].tobytes()
+    foreground = cv2.inRange(mask, 1, 1)  # 255 or 0
+    ignored = cv2.inRange(mask, IGNORE, IGNORE)
+    if not cv2.countNonZero(ignored):
+        return cv2.imencode(".png", foreground, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
+    return cv2.imencode(".png", np.where(ignored, np.uint8(IGNORED_GREY), foreground))[1].tobytes()
 
 
 def _coloured_png(mask: np.ndarray) -> bytes:
