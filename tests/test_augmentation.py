@@ -1,7 +1,7 @@
 """Each operation alone, eagerly and inside tf.data, on records small enough to work out by hand."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -117,6 +117,21 @@ class TestOperations:
             apply(lambda r, i=i: augmented(r, draws[i : i + 1], augmentation), records[i : i + 1]) for i in range(3)
         ]
         np.testing.assert_array_equal(together, np.concatenate(alone))
+
+
+@pytest.mark.parametrize("levels", [range(256), (0, 1, 254, 255)])
+def test_every_step_leaves_what_uint8_would_keep(levels: Sequence[int]) -> None:
+    """So that it is the same as if the image went back to uint8 between the steps; no zero is negative."""
+    records = np.random.default_rng(0).choice(np.array(levels, np.uint8), (32, 16, 16, 4))
+    one = tf.linspace(-1.0, 1.0, 32)
+    images, masks = move(tf.constant(records), rotation=one / 4, zoom=1 + one / 5, right=one / 8, down=-one / 8)
+    assert masks.dtype == tf.uint8
+    steps = [images]
+    steps.append(change_gamma(steps[-1], tf.exp(one * 0.3)))
+    steps.append(change_light(steps[-1], brightness=one * 25, contrast=1 - one / 5))
+    for image in steps:
+        kept = tf.cast(tf.cast(image, tf.uint8), tf.float32)
+        assert image.numpy().tobytes() == kept.numpy().tobytes()
 
 
 def test_none_changes_nothing() -> None:
