@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import results
@@ -84,18 +84,13 @@ def read_setting(values: argparse.Namespace) -> Setting:
     )
 
 
-def measure(parts: Sequence[str], setting: Setting, output: Path) -> list[CaseResult]:
+def measure(parts: Sequence[str], setting: Setting, logs: Path) -> Iterator[CaseResult]:
     """Runs the cases of the parts, and says on stderr what it does."""
-    logs = output / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    found = []
     for part in parts:
         for case in importlib.import_module(f"benchmarks.parts.{part}").cases(setting):
             print(f"{time.strftime('%H:%M:%S')} {case.part}: {case.name}", file=sys.stderr, flush=True)
-            found.append(
-                run_case(case, logs, setting.threads, setting.clock, lambda line: print(f"  {line}", file=sys.stderr))
-            )
-    return found
+            yield run_case(case, logs, setting.threads, setting.clock, lambda line: print(f"  {line}", file=sys.stderr))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,14 +104,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_id = tracker.start_run("benchmark", parameters, manifest, adopt=launch.run_id)
     with tracker.ending(run_id):
         machine = describe(setting.threads) | {"clock": setting.clock}
-        output = Path(values.output)
-        found = measure(parts, setting, output)
-        machine["load_at_end"] = [round(load, 1) for load in os.getloadavg()]
         options = " ".join(f"--{name}={value}" for name, value in parameters.items())
-        content = results.as_json(machine, f"python -m benchmarks {options}", found)
-        (output / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        table = results.table(machine, found)
-        (output / "results.md").write_text(table, encoding="utf-8")
+        output = Path(values.output)
+        found: list[CaseResult] = []
+        for result in measure(parts, setting, output / "logs"):  # a full benchmark takes hours: what it has, it keeps
+            found.append(result)
+            machine["load_at_end"] = [round(load, 1) for load in os.getloadavg()]
+            content = results.as_json(machine, f"python -m benchmarks {options}", found)
+            (output / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            table = results.table(machine, found)
+            (output / "results.md").write_text(table, encoding="utf-8")
         plot(found).savefig(output / "results.png", dpi=110)
         tracker.log_folder(run_id, output)
         tracker.log_metrics(run_id, results.metrics(found))

@@ -2,9 +2,12 @@
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from experiments.executors.gpus import visible_gpus
 
 PACKAGES = (
     "tensorflow",
@@ -29,12 +32,22 @@ def describe(threads: int) -> dict[str, Any]:
         "instructions": [name for name in _FORMATS if name in cpu.get("flags", "").split()],
         "cores": os.cpu_count(),
         "threads": threads,
+        "gpus": _gpus(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "load": [round(load, 1) for load in os.getloadavg()],
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _gpus() -> list[str]:
+    """The product name of each GPU that the contenders see."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id"]
+    return [
+        subprocess.run([*command, gpu], capture_output=True, text=True, timeout=60).stdout.strip()
+        for gpu in visible_gpus(os.environ)
+    ]
 
 
 def _version(package: str) -> str:

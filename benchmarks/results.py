@@ -53,8 +53,9 @@ def table(machine: Mapping[str, Any], results: Sequence[CaseResult]) -> str:
 
 def _machine(machine: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    gpus = "".join(f"{gpu}, " for gpu in machine["gpus"])
     return [
-        f"{machine['cpu']} ({', '.join(machine['instructions'])}), {machine['cores']} cores, "
+        f"{gpus}{machine['cpu']} ({', '.join(machine['instructions'])}), {machine['cores']} cores, "
         f"{machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}; "
         f"{machine['threads']} threads for each contender, {machine['clock']} time; "
         f"load at the start {machine['load'][0]}, at the end {machine['load_at_end'][0]}.",

@@ -11,7 +11,7 @@ rates: each arm tries all with the first seed and keeps its best.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from experiments.storage.study_hold import hold_command
 from experiments.studies.comparison import own_rates
 from experiments.studies.final_test import SCORING, check_scored_alike, score_on_test_once
 from experiments.studies.search import SearchSpace, parse_arms, parse_filters, parse_learning_rates, parse_losses
+from experiments.studies.study_result import StudyResult
 from experiments.study import LISTS, conduct
 from experiments.study_page.record import StudyRecord
 from experiments.tracking.study_report import publish_study
@@ -96,13 +97,37 @@ def with_own_rates(space: SearchSpace, rows: Sequence[TrialRow], seeds: int) -> 
     return [replace(arm, seed=space.base.seed + seed) for seed in range(seeds) for arm in arms]
 
 
+def train_arms(
+    space: SearchSpace,
+    seeds: int,
+    train: Callable[[Sequence[TrainConfig], str | None], StudyResult],
+    adopt: str | None,
+) -> StudyResult:
+    """Trains every arm with every seed, each at the learning rate of its own where there are several.
+
+    Args:
+        train: trains what was not trained yet of these configurations, and adopts that MLflow run, if it is one.
+    """
+    tuning = space.tuning()
+    configs = tuning or space.grid(len(space.arms()) * seeds)
+    result = train(configs, adopt)
+    while space.learning_rates:
+        own = with_own_rates(space, result.rows, seeds)
+        wanted = [*tuning, *(config for config in own if config not in tuning)]
+        if wanted == configs:
+            break
+        # Again: what failed may succeed now, and an arm then choose another rate, which it has with one seed only.
+        configs = wanted
+        result = train(configs, None)
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     values = build_parser().parse_args(arguments)
     launch = entry.read_launch()
     space = search_space(values)
     tracker = Tracker(launch.tracking_uri, None, values.workspace, f"study_{values.study}")
     manifest = datasets.prepare(values, space.base.image_size)
-    configs = space.tuning() or space.grid(len(space.arms()) * values.seeds)
     with (
         hold_command(values.storage, values.study) as command,
         tracker,
@@ -113,12 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         executor = opened.enter_context(
             study_executor.open_executor(values, space.arms(), planned(space, values.seeds), manifest)
         )
-        result = conduct(values, space, manifest, tracker, executor, launch.run_id, configs, command.lease)
-        if space.learning_rates:
-            tried = {*configs}
-            own = with_own_rates(space, result.rows, values.seeds)
-            configs = [*configs, *(config for config in own if config not in tried)]
-            result = conduct(values, space, manifest, tracker, executor, None, configs, command.lease)
+
+        def train(configs: Sequence[TrainConfig], adopt: str | None) -> StudyResult:
+            return conduct(values, space, manifest, tracker, executor, adopt, configs, command.lease)
+
+        result = train_arms(space, values.seeds, train, launch.run_id)
         if (elsewhere := command.ended_elsewhere(result.rows)) is None:
             if space.learning_rates:
                 result = replace(result, rows=tuple(own_rates(result.rows, space.learning_rates, space.base.seed)))

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     challenger = find_challenger(registry, values.model_name, values.model)
     with LocalExecutor(1) as executor:
-        known = stored_scores(challenger, tracker)
+        known = stored_scores(challenger, tracker, registry)
         test_key = known.test_key if known else None
 
         def scores_of(version: ModelInfo) -> ImageScores:

@@ -21,10 +21,13 @@ from seg.training.result import EpochReport, ModelCost, TrainResult
 
 
 def dice_of(config: dict[str, Any]) -> float:
-    """The made-up final val_dice of a configuration: wider is better, bce_dice > dice > bce, seeds differ a little."""
-    return (
-        0.5 + 0.1 * ["bce", "dice", "bce_dice"].index(config["loss"]) + config["filters"] / 1000 + config["seed"] / 1e4
-    )
+    """The made-up final val_dice of a configuration: wider is better, bce_dice > dice > bce, seeds differ a little.
+
+    A learning rate above 0.001 is better, too.
+    """
+    loss = 0.1 * ["bce", "dice", "bce_dice"].index(config["loss"])
+    rate = config.get("learning_rate", 0.001) - 0.001
+    return 0.5 + loss + config["filters"] / 1000 + config["seed"] / 1e4 + rate
 
 
 def cost_of(config: dict[str, Any]) -> ModelCost:

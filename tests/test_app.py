@@ -1,4 +1,7 @@
-"""The page in a real Chromium, with two versions of a model that nobody trained."""
+"""The page in a real Chromium, with two versions of a model that nobody trained.
+
+One file, though long: its tests share a server and a browser, which take ten seconds to start.
+"""
 
 import base64
 import gc

@@ -14,6 +14,7 @@ from benchmarks.__main__ import PARTS, build_parser, chosen_parts, main, read_se
 from benchmarks.harness import NOT_INSTALLED, Case, CaseResult, Contender, Outcome, Target, run_case
 from benchmarks.machine import describe
 from benchmarks.parts import quality
+from benchmarks.parts.scaling import replica_contenders
 from benchmarks.plot import plot
 from benchmarks.sample import sample
 from seg.data.convert import convert
@@ -23,6 +24,7 @@ from seg.errors import UserError
 
 MACHINE = {
     "cpu": "a processor",
+    "gpus": ["a GPU"],
     "instructions": ["avx2"],
     "cores": 2,
     "threads": 2,
@@ -108,6 +110,19 @@ class TestNumbers:
         assert found["threads"] == 1
         assert found["versions"]["keras"] != "not installed"
         assert found["cores"] >= 1
+
+
+def test_more_replicas_where_there_are_more_gpus() -> None:
+    def devices(gpus: list[str]) -> list[tuple[str, str, str]]:
+        found = replica_contenders({"filters": 16}, gpus)
+        return [(one.name, one.settings["devices"], one.environment.get("CUDA_VISIBLE_DEVICES", "-")) for one in found]
+
+    assert devices([]) == devices(["a"]) == [("1 replica", "cpu:1", "-"), ("2 replicas", "cpu:2", "-")]
+    assert devices(list("abcde")) == [
+        ("1 replica", "auto", "a"),
+        ("2 replicas", "auto", "a,b"),
+        ("4 replicas", "auto", "a,b,c,d"),
+    ]
 
 
 class TestContenders:

@@ -10,7 +10,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from experiments.compare import build_parser, planned, search_space, with_own_rates
+from experiments.compare import build_parser, planned, search_space, train_arms, with_own_rates
 from experiments.jobs.split_predictions import SplitPredictions
 from experiments.reports.arms_json import as_json, comparison_metrics
 from experiments.reports.compared import compare
@@ -18,12 +18,12 @@ from experiments.storage.stored_study import TrialRow
 from experiments.storage.study_hold import note_test_use
 from experiments.storage.study_identity import StudyIdentity
 from experiments.storage.study_store import open_study, read_study
-from experiments.studies.comparison import own_rates
+from experiments.studies.comparison import arms, own_rates
 from experiments.study_page.record import gather
 from seg.config import TrainConfig
 from seg.errors import UserError
-from tests.study_setting import make_space
-from tests.test_study_page import write_workspace
+from tests.study_setting import Setting, make_space
+from tests.study_workspace import write_workspace
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).parent.parent
@@ -111,6 +111,27 @@ def test_each_arm_keeps_its_best_learning_rate():
         ("bce", 0.01, 1),
         ("dice", 0.1, 1),
     ]
+
+
+def test_an_arm_whose_better_rate_failed_at_first_has_every_seed_at_it(tmp_path):
+    setting = Setting(tmp_path)
+    setting.plan({1: "raise"})  # bce at 0.002
+    options = ["--loss=bce,dice", "--filters=8", "--depth=3", "--image_size=64", "--epochs=2"]
+    space = search_space(build_parser().parse_args([*options, "--learning_rate=0.001,0.002"]))
+
+    def train(configs, adopt):
+        return setting.run(len(configs), space=space, configs=configs)
+
+    result = train_arms(space, 2, train, None)
+    trained = [
+        (row.config.loss, row.config.learning_rate, row.config.seed) for row in result.rows if row.state == "finished"
+    ]
+    tuning = [("bce", 0.001, 0), ("dice", 0.001, 0), ("dice", 0.002, 0), ("bce", 0.002, 0)]
+    assert trained == [*tuning, ("bce", 0.001, 1), ("dice", 0.002, 1), ("bce", 0.002, 1)]
+    kept = arms(own_rates(result.rows, space.learning_rates, 0))
+    assert [(arm.values["loss"], [*arm.by_seed]) for arm in kept] == [("dice", [0, 1]), ("bce", [0, 1])]
+    assert "goes on: 5 of 6 trials are finished" in setting.output.getvalue()
+    assert train_arms(space, 2, train, None).ran == 0
 
 
 def test_how_many_trials_there_will_be():

@@ -225,7 +225,8 @@ class TestScoredOnce:
         result = make_result(folder)
         final = final_folder(result.folder(result.rows[0]))
         final.mkdir(parents=True, exist_ok=True)
-        (final / "evaluation.json").write_text(json.dumps({"format": EVALUATION_FORMAT} | content))
+        scores = {"threshold": 0.5, "scores": {"dice": {"mean": 0.7, "low": 0.6, "high": 0.8}}, "baselines": {}}
+        (final / "evaluation.json").write_text(json.dumps({"format": EVALUATION_FORMAT} | scores | content))
 
     def score(self, folder: Path, manifest: Manifest, tta: str, largest_component: str) -> None:
         tracker: Any = RecordingTracker(folder / "calls.jsonl")
@@ -247,6 +248,16 @@ class TestScoredOnce:
         self.evaluation(tmp_path, format=EVALUATION_FORMAT - 1)
         self.score(tmp_path, manifest, "none", "no")
         assert evaluated == [(None, "none", "no", None)]
+
+    def test_scores_that_were_not_logged_before_it_ended_are_logged(
+        self, tmp_path: Path, manifest: Manifest, evaluated: list[tuple[Any, ...]]
+    ) -> None:
+        self.evaluation(tmp_path)
+        self.score(tmp_path, manifest, "none", "no")
+        assert evaluated == []
+        logged = RecordingTracker(tmp_path / "calls.jsonl").calls("log_metrics")
+        assert [call["run_id"] for call in logged] == [make_result(tmp_path).rows[0].run_id, "parent"]
+        assert {call["metrics"]["test_dice"] for call in logged} == {0.7}
 
     def test_a_trial_that_the_comparison_left_out_since_keeps_its_scores(
         self, tmp_path: Path, manifest: Manifest, evaluated: list[tuple[Any, ...]]

@@ -15,9 +15,12 @@ from seg.errors import UserError
 from tests.tiny import write_tiny
 
 
-def write_scores(folder: Path, *, key: str = "key", groups: tuple[str, str] = ("", ""), examples: int = 2) -> Path:
+def write_scores(
+    folder: Path, *, key: str = "key", groups: tuple[str, str] = ("", ""), examples: int = 2, **options: Any
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(json.dumps({"split_key": key, "examples": examples}))
+    evaluation = {"split_key": key, "examples": examples, "threshold": 0.5, "tta": "none", "largest_component": "no"}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation | options))
     rows = [f"{index},{0.25 * (index + 1)},{group}" for index, group in enumerate(groups)]
     (folder / "per_image.csv").write_text("\n".join(["index,dice_own_size,group", *rows]) + "\n")
     return folder
@@ -43,6 +46,13 @@ def test_damaged_files(tmp_path: Path) -> None:
         read_scores(tmp_path)
 
 
+class VersionOptions:
+    """A registry that knows how its only version was scored."""
+
+    def scored_with(self, version: ModelInfo) -> dict[str, str]:
+        return {"threshold": "0.5", "tta": "none", "largest_component": "no"}
+
+
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     return Tracker(f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}", None)
@@ -56,14 +66,26 @@ def run_id(tracker: Tracker, tmp_path: Path) -> str:
 
 
 def test_scores_come_from_the_versions_run(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
-    assert stored_scores(version("0" * 32), tracker) is None  # no run
-    assert stored_scores(version(run_id), tracker) is None  # no artifact
+    registry: Any = VersionOptions()
+    assert stored_scores(version("0" * 32), tracker, registry) is None  # no run
+    assert stored_scores(version(run_id), tracker, registry) is None  # no artifact
     folder = write_scores(tmp_path / "job")
     tracker.log_folder(run_id, folder, "final")
-    assert stored_scores(version(run_id), tracker) == read_scores(folder)
+    assert stored_scores(version(run_id), tracker, registry) == read_scores(folder)
     (folder / "evaluation.json").write_text("{}")
     tracker.log_folder(run_id, folder, "final")
-    assert stored_scores(version(run_id), tracker) is None  # of an older version
+    assert stored_scores(version(run_id), tracker, registry) is None  # of an older version
+
+
+@pytest.mark.parametrize("other", [{"tta": "flips"}, {"largest_component": "yes"}, {"threshold": 0.35}])
+def test_scores_of_the_run_with_other_options_are_not_the_versions(
+    tracker: Tracker, run_id: str, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    registry: Any = VersionOptions()
+    tracker.log_folder(run_id, write_scores(tmp_path / "job"), "final")
+    assert stored_scores(version(run_id), tracker, registry) is not None
+    tracker.log_folder(run_id, write_scores(tmp_path / "job", **other), "final")
+    assert stored_scores(version(run_id), tracker, registry) is None
 
 
 def test_scores_of_other_images_are_measured(
@@ -84,7 +106,7 @@ def test_scores_of_other_images_are_measured(
     monkeypatch.setattr(image_scores.datasets, "prepare", lambda values, image_size: manifest)
     surroundings: dict[str, Any] = {
         "tracker": tracker,
-        "registry": None,
+        "registry": VersionOptions(),
         "executor": None,
         "values": argparse.Namespace(data="demo"),
         "folder": tmp_path / "promotions",

@@ -1,3 +1,8 @@
+"""Versions, champions, and what travels with a model.
+
+One file, though long: its tests share a store and a model, and each version takes seconds to register.
+"""
+
 import json
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""A real server process on a small registered model, asked as strangers ask: well, badly, and all at once."""
+"""A real server process on a small registered model, asked as strangers ask: well, badly, and all at once.
+
+One file, though long: its tests share a server, which takes ten seconds to start.
+"""
 
 import base64
 import http.client

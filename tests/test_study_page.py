@@ -1,136 +1,29 @@
-"""The report: complete, escaped, self-contained; what is missing is named; the entry point writes and logs it."""
+"""The report: complete, escaped, self-contained; what is missing is named."""
 
-import csv
 import json
 import re
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import mlflow
 import numpy as np
 import pytest
 
-from experiments import report
-from experiments.jobs.split_predictions import SplitPredictions, predictions_file
+from experiments.jobs.split_predictions import SplitPredictions
 from experiments.reports.arms_json import as_json
-from experiments.storage.stored_study import Selection, StoredStudy, TestUse, TrialRow
-from experiments.storage.study_identity import StudyIdentity
-from experiments.storage.study_store import open_study
+from experiments.storage.stored_study import Selection, TestUse, TrialRow
 from experiments.studies.comparison import winner
 from experiments.studies.study_origin import StudyOrigin, origin_file
-from experiments.studies.study_result import final_folder, trial_folder
 from experiments.study_page import study_page
 from experiments.study_page.per_image import MOST_ROWS
 from experiments.study_page.pictures import agree, different, quantiles
-from experiments.study_page.record import ImageRow, StudyRecord, gather
-from experiments.tracking.tracker import Tracker
+from experiments.study_page.record import StudyRecord, gather
 from seg.config import ARCHITECTURES, TrainConfig
-from seg.data.manifest import Manifest
-from seg.errors import UserError
-from seg.training.result import ModelCost
-from tests.study_setting import make_space
+from tests.study_workspace import EVALUATION, INTERVAL, image, trial, write_workspace
 from tests.test_page import Read
-from tests.tiny import write_tiny
 
 HOSTILE = "</td></style><script>alert('x')</script><img src=http://evil.example onerror=alert(1)>&\""
-RUNS = ("aaaaaaaa1", "bbbbbbbb2")
-INTERVAL = {"mean": 0.75, "low": 0.7, "high": 0.8}
-EVALUATION = {
-    "threshold": 0.5,
-    "examples": 5,
-    "empty": 1,
-    "scores": {"dice": INTERVAL},
-    "baselines": {"all_background": 0.1, "best_constant": 0.3, "nearest_image": 0.6},
-}
-
-
-COSTS = tuple(
-    ModelCost(parameters=1234, multiply_adds=size * 1_000_000, latency_ms=size / 2, images_per_second=20.0)
-    for size in (20, 56)
-)
-
-
-def trial(number: int, loss: str, val_dice: float | None, **changes: object) -> TrialRow:
-    row = TrialRow(
-        number=number,
-        state="finished",
-        config=TrainConfig(loss=loss, image_size=16, depth=1, filters=2),
-        val_dice=val_dice,
-        run_id=RUNS[number] if number < len(RUNS) else None,
-        reason="",
-        seconds=90.0,
-        curve={1: 0.2, 2: val_dice or 0.1},
-        cost=None if val_dice is None else COSTS[number % 2],
-    )
-    return replace(row, **changes)
-
-
-def write_workspace(folder: Path, file_name: str = "test/0.png", finding: str = "a finding") -> StoredStudy:
-    """A workspace with two finished trials, the second one scored on test, and one that failed."""
-    dataset = write_tiny(folder / "datasets" / "tiny-0")
-    study = StoredStudy(
-        study="unet",
-        dataset_key="tiny-0",
-        dataset_name="tiny",
-        split="official",
-        sampler="grid",
-        settings={"image_size": 16, "loss": ["bce", "dice"], "learning_rate": 0.001},
-        run_id="cccccccc3",
-        rows=(
-            trial(0, "bce", 0.5),
-            trial(1, "dice", 0.75),
-            trial(2, "dice", None, state="failed", reason="killed by SIGKILL"),
-        ),
-    )
-    for row, threshold in zip(study.rows, (0.2, 0.4), strict=False):
-        assert row.run_id is not None
-        job = trial_folder(folder, "unet", row.number, row.run_id)
-        job.mkdir(parents=True)
-        save_predictions(dataset, job, "val", threshold)
-    final = final_folder(job)
-    final.mkdir()
-    save_predictions(dataset, final, "test", 0.4)
-    (final / "evaluation.json").write_text(json.dumps(EVALUATION))
-    images = [image(index, file_name if index == 0 else f"test/{index}.png") for index in range(5)]
-    with (final / "per_image.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, asdict(images[0]))
-        table.writeheader()
-        table.writerows(asdict(row) for row in images)
-    audit = folder / "audits" / "tiny-0"
-    audit.mkdir(parents=True)
-    findings = [
-        {"severity": "info", "title": "a note", "count": 1},
-        {"severity": "error", "title": finding, "count": 1234},
-    ]
-    (audit / "audit.json").write_text(json.dumps({"key": "tiny-0", "findings": findings}))
-    (audit / "audit.html").write_text("<html>")
-    origin = StudyOrigin(
-        command="python -m experiments.main --data='my scans'", versions={"numpy": "2"}, git_commit="abc", machine="box"
-    )
-    origin.save(origin_file(folder, "unet", "cccccccc3"))
-    return study
-
-
-def save_predictions(dataset: Manifest, folder: Path, split: str, threshold: float) -> None:
-    """As of a model that sees how bright a pixel is."""
-    records = dataset.records(split)
-    bright = records[..., 0].astype(np.float32) / 255
-    SplitPredictions.of(records, bright, threshold, dataset.key).save(predictions_file(folder, split))
-
-
-def image(index: int, file_name: str) -> ImageRow:
-    return ImageRow(
-        index=index,
-        file_name=file_name,
-        dice=0.9 - index / 10,
-        dice_own_size=0.5,
-        iou=0.4,
-        true_positive=1000 + index,
-        false_positive=20,
-        false_negative=3,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -469,50 +362,3 @@ def test_quantiles_leave_out_what_is_empty() -> None:
     dice = np.array([1.0, 0.2, 0.9, 0.5, 0.5])
     assert quantiles(dice, masks) == {"Best": 2, "Median": 4, "Worst": 1}
     assert quantiles(np.array([0.0]), np.zeros((1, 1, 1), np.uint8)) == {"Best": 0, "Median": 0, "Worst": 0}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study with one finished trial in a real storage, and its run in a real MLflow store."""
-    home = tmp_path_factory.mktemp("home")
-    write_workspace(home / "workspace")
-    manifest = Manifest.load(home / "workspace" / "datasets" / "tiny-0")
-    identity = StudyIdentity(
-        study="unet", dataset_key="tiny-0", dataset_name="tiny", split="official", space=make_space()
-    )
-    with open_study(f"sqlite:///{home / 'optuna.db'}", identity) as store:
-        store.set_parent_run(Tracker(f"sqlite:///{home / 'mlflow.db'}", None).start_study("unet", {}, manifest))
-        store.ask(make_space().arms()[0])
-        store.report(0, 1, 0.5)
-        store.complete(0, 0.5)
-    return home
-
-
-class TestEntryPoint:
-    @pytest.fixture
-    def arguments(self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
-        storage = f"sqlite:///{home / 'optuna.db'}"
-        return [f"--storage={storage}", f"--workspace={home / 'workspace'}", f"--output={tmp_path / 'out'}"]
-
-    def test_written_and_logged(
-        self, home: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        assert report.main(arguments) == 0
-        assert f"report: {tmp_path / 'out' / 'report.html'}" in capsys.readouterr().out
-        page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-        assert (tmp_path / "out" / "audit" / "audit.html").is_file()
-        client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-        experiments = [entry.experiment_id for entry in client.search_experiments()]
-        (run,) = client.search_runs(experiments, "tags.study = 'unet'")
-        logged = client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))
-        assert Path(logged).read_text(encoding="utf-8") == page
-
-    def test_output_that_cannot_be_written(self, arguments: list[str], tmp_path: Path) -> None:
-        (tmp_path / "out").write_text("")
-        with pytest.raises(UserError, match="output must be a folder that can be written"):
-            report.main(arguments)
-
-    def test_a_study_that_is_not_there(self, arguments: list[str]) -> None:
-        with pytest.raises(UserError, match="study must be one of unet, got 'other'"):
-            report.main([*arguments, "--study=other"])

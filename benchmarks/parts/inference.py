@@ -161,7 +161,9 @@ def onnx(settings: dict[str, Any]) -> Callable[[], float]:
     model.export(folder / "model.onnx", format="onnx", verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings["threads"]
-    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    offered = onnxruntime.get_available_providers()
+    providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in offered]
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=providers)
     (name,) = (node.name for node in session.get_inputs())
     return _timed(lambda: _sigmoid(session.run(None, {name: pictures})[0]), settings)
 
@@ -171,15 +173,16 @@ def torch(settings: dict[str, Any]) -> Callable[[], float]:
     import numpy as np
     import torch
 
-    from benchmarks.peers.torch_unet import UNet
+    from benchmarks.peers.torch_unet import UNet, device
 
-    network = UNet(settings["filters"]).eval().to(memory_format=torch.channels_last)
+    where = device()
+    network = UNet(settings["filters"]).eval().to(where, memory_format=torch.channels_last)
     pictures = _pictures(settings)
 
     def call() -> Any:
         with torch.inference_mode():
-            given = torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2)
-            return network(given).sigmoid().numpy()
+            given = torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2).to(where)
+            return network(given).sigmoid().cpu().numpy()
 
     return _timed(call, settings)
 

@@ -142,7 +142,8 @@ def torch(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     records = {
         split: np.load(Path(settings["dataset"]) / f"{split}.npy", allow_pickle=False) for split in ("train", "val")
     }
-    parts = {split: torch.from_numpy(part).permute(0, 3, 1, 2) for split, part in records.items()}
+    device = torch_unet.device()
+    parts = {split: torch.from_numpy(part).permute(0, 3, 1, 2).to(device) for split, part in records.items()}
 
     def batch(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         images = part[:, :3].float().contiguous(memory_format=torch.channels_last)
@@ -153,11 +154,11 @@ def torch(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         with torch.inference_mode():
             for part in parts["val"].split(BATCH):
                 images, masks = batch(part)
-                with torch.autocast("cpu", torch.bfloat16, enabled=settings["reduced"]):
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings["reduced"]):
                     predicted = (network(images) >= 0).float()
                 both = (masks * predicted).sum((1, 2, 3))
                 total = masks.sum((1, 2, 3)) + predicted.sum((1, 2, 3))
-                scores.append(torch.where(total > 0, 2 * both / total.clamp(min=1), torch.ones(())))
+                scores.append(torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0))
         return float(torch.cat(scores).mean())
 
     def train(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -165,13 +166,13 @@ def torch(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         for chosen in torch.randperm(len(parts["train"])).split(BATCH):
             if len(chosen) < BATCH:
                 continue
-            part = parts["train"][chosen]
+            part = parts["train"][chosen.to(device)]
             for axis in (2, 3):
-                turned = torch.rand(len(part)) < 0.5
+                turned = torch.rand(len(part), device=device) < 0.5
                 part = torch.where(turned[:, None, None, None], part.flip(axis), part)
             images, masks = batch(part)
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings["reduced"]):
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings["reduced"]):
                 logits = network(images)
             torch_unet.bce_dice(logits, masks).backward()
             optimizer.step()
@@ -183,7 +184,7 @@ def torch(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         torch.manual_seed(0)
         started = time.perf_counter()
         with stopped_after(longest):
-            network = torch_unet.segmentation_models_unet().to(memory_format=torch.channels_last)
+            network = torch_unet.segmentation_models_unet().to(device, memory_format=torch.channels_last)
             optimizer = torch.optim.Adam(network.parameters(), 1e-3)
             while max(scores) < settings["dice"]:
                 train(network, optimizer)

@@ -235,11 +235,12 @@ def torch(settings: dict[str, Any]) -> Callable[[], float]:
 
     from benchmarks.peers import torch_unet
 
+    device = torch_unet.device()
     network = torch_unet.segmentation_models_unet() if settings.get("smp") else torch_unet.UNet(settings["filters"])
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     images, masks = (
-        torch.from_numpy(part).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        torch.from_numpy(part).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).to(device)
         for part in _batch(settings)
     )
     reduced = settings["precision"] == "mixed_bfloat16"
@@ -248,7 +249,7 @@ def torch(settings: dict[str, Any]) -> Callable[[], float]:
         started = time.perf_counter()
         for _ in range(settings["steps"]):
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
                 logits = network(images)
             loss = torch_unet.bce_dice(logits, masks)
             loss.backward()

@@ -14,6 +14,11 @@ def _block(before: int, channels: int) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
+def device() -> torch.device:
+    """Where PyTorch trains: the first GPU that it sees, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class UNet(nn.Module):
     """From (batch, 3, height, width), 0 to 255, to logits (batch, 1, height, width)."""
 

@@ -1,8 +1,8 @@
 """The per-image test scores of a registered version, by which two versions are compared.
 
 They come from its run's artifacts, `final/per_image.csv` and `final/evaluation.json`, not from the workspace: a version
-stays comparable wherever the store can be reached. Where they are of other test images, or gone, the version is scored
-anew on the images at hand.
+stays comparable wherever the store can be reached. Where they are of other test images or of other options than the
+version's, or gone, the version is scored anew on the images at hand.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from experiments.command_line import datasets
 from experiments.executors.base import Executor
 from experiments.jobs.one_job import evaluate
 from experiments.registry.models import fetch_version
-from experiments.registry.registry import GATE, ModelInfo, Registry
+from experiments.registry.registry import GATE, ModelInfo, Registry, scoring_tags
 from experiments.tracking.tracker import Tracker
 from seg.errors import UserError
 
@@ -62,15 +62,24 @@ def read_scores(folder: Path) -> ImageScores:
     return scores
 
 
-def stored_scores(version: ModelInfo, tracker: Tracker) -> ImageScores | None:
-    """The scores in a version's run; None where there are none that can be read."""
+def stored_scores(version: ModelInfo, tracker: Tracker, registry: Registry) -> ImageScores | None:
+    """The scores in a version's run; None where there are none that can be read, or none of the version as it is.
+
+    A run may have been scored again, for another model's name, with other options than this version has.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         try:
             for name in ("evaluation.json", "per_image.csv"):
                 tracker.download(version.run_id, f"{FINAL}/{name}", Path(scratch))
-            return read_scores(Path(scratch))
+            scores = read_scores(Path(scratch))
         except UserError:  # no run, no such artifact, or one of an older version: it can be scored anew
             return None
+        evaluation = json.loads((Path(scratch) / "evaluation.json").read_text(encoding="utf-8"))
+    options = scoring_tags(
+        evaluation.get("threshold"), evaluation.get("tta", "none"), evaluation.get("largest_component", "no")
+    )
+    version_options = registry.scored_with(version)
+    return scores if options | version_options == options else None
 
 
 def scores_on(
@@ -94,7 +103,7 @@ def scores_on(
         UserError: if the dataset's test images are others.
         JobFailed: if the evaluation fails.
     """
-    known = stored_scores(version, tracker)
+    known = stored_scores(version, tracker, registry)
     if known is not None and known.test_key == test_key:
         return known
     place = folder / f"{version.name}_{version.version}"

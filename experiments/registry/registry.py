@@ -1,35 +1,38 @@
-"""`Registry`: the only module that talks to MLflow's model registry. Loads no model and imports no TensorFlow."""
+"""`Registry`: talks, with `new_version`, to MLflow's model registry. Loads no model and imports no TensorFlow."""
 
 import base64
 import json
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import mlflow
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 
-from experiments.registry.saved_model import save_model
+from experiments.registry.new_version import create_version
 from experiments.tracking import tracking_uri
 from seg.data.appearance import Appearance
 from seg.data.manifest import BINARY_CLASSES
 from seg.errors import UserError
 
-Made = TypeVar("Made")
 CHAMPION = "champion"
 GATE = "dice_own_size"  # the score that decides between two models
 _HISTORY = "champions"  # tag of a registered model
 _LONGEST_TAG, _LONGEST_DESCRIPTION = 5000, 5000  # what MLflow's database holds
 _LONGEST_NUMBER = 10  # digits of a version's
-_ATTEMPTS = 3  # to create something, each after a look whether the one before did
 _OLDER = {"tta": "none", "largest_component": "no"}  # versions of older code have no such tags
 _SETTLED_ERRORS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def scoring_tags(threshold: float | None, tta: str, largest_component: str) -> dict[str, str]:
+    """How a version is scored and predicts, as its tags have it; several classes have no threshold."""
+    return {
+        "threshold": "none" if threshold is None else repr(threshold),
+        "tta": tta,
+        "largest_component": largest_component,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +166,7 @@ class Registry:
         """
         if (found := self.of_run(name, run_id)) is None:
             return None
-        before = _OLDER | self.tags(found)
+        before = self.scored_with(found)
         for option, given in options.items():
             if (kept := before.get(option, given)) != given:
                 raise UserError(
@@ -171,6 +174,11 @@ class Registry:
                     f"run, got {given}; use another model_name."
                 )
         return found
+
+    def scored_with(self, model: ModelInfo) -> dict[str, str]:
+        """The version's `tta` and `largest_component`, and its `threshold` where it says so, as its tags have them."""
+        tags = _OLDER | self.tags(model)
+        return {option: tags[option] for option in (*_OLDER, "threshold") if option in tags}
 
     def past_champions(self, name: str) -> list[str]:
         """The versions that were champion, in order, the present one last; without those that rollbacks took back."""
@@ -256,15 +264,13 @@ class Registry:
         """
         check_name(name)
         tags = {f"test_{score}": repr(value) for score, value in scores.items()} | {
-            "threshold": "none" if threshold is None else repr(threshold),
+            **scoring_tags(threshold, tta, largest_component),
             "dataset_key": dataset_key,
             "test_key": test_key,
-            "tta": tta,
-            "largest_component": largest_component,
             "classes": ",".join(classes)[:_LONGEST_TAG],
             "run": run_id,
         }
-        found = self.check_kept(name, run_id, {option: tags[option] for option in (*_OLDER, "threshold")})
+        found = self.check_kept(name, run_id, scoring_tags(threshold, tta, largest_component))
         if found:
             self.note(found, tags)
             number = found.version
@@ -277,75 +283,10 @@ class Registry:
                 "exif": exif,
                 "training_images": training_images.to_json(),
             }
-            number = self._create_version(run_id, model_file, name, tags, settings, example)
+            number = create_version(
+                self._client, run_id, model_file, name, tags, settings, example, lambda: self.of_run(name, run_id)
+            )
         return _info(self._client.get_model_version(name, number))
-
-    def _create_version(
-        self,
-        run_id: str,
-        model_file: Path,
-        name: str,
-        tags: dict[str, str],
-        settings: dict[str, Any],
-        example: bytes,
-    ) -> str:
-        logged = self._log_model(run_id, model_file, settings, example)
-        try:
-            self._client.create_registered_model(name, description=_DESCRIPTION.replace("NAME", name))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        # The registry's client, not `mlflow.register_model`, which works on process-wide addresses.
-        return _once(
-            lambda: str(
-                self._client.create_model_version(
-                    name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=logged.model_id
-                ).version
-            ),
-            lambda: found.version if (found := self.of_run(name, run_id)) else None,
-        )
-
-    def _log_model(self, run_id: str, model_file: Path, settings: dict[str, Any], example: bytes) -> LoggedModel:
-        """Uploads the model. `mlflow.pyfunc.log_model` would load it, and TensorFlow with it, to try its example."""
-        run = self._client.get_run(run_id)
-        wanted = f"name = 'model' AND source_run_id = '{run_id}'"
-
-        def begun() -> LoggedModel | None:
-            found = self._client.search_logged_models([run.info.experiment_id], wanted)
-            # One that is ready is another version's, perhaps with other settings.
-            return next((model for model in found if model.status == LoggedModelStatus.PENDING), None)
-
-        logged = begun() or _once(
-            lambda: self._client.create_logged_model(
-                run.info.experiment_id, name="model", source_run_id=run_id, params=run.data.params, model_type="pyfunc"
-            ),
-            begun,
-        )
-        description = Model(
-            run_id=run_id,
-            model_id=logged.model_id,
-            model_uuid=logged.model_id,
-            artifact_path=logged.artifact_location,
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            saved = save_model(Path(folder), description, model_file, settings, example)
-            self._client.log_model_artifacts(logged.model_id, str(saved))
-        self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        return self._client.finalize_logged_model(logged.model_id, "READY")
-
-
-def _once(create: Callable[[], Made], find: Callable[[], Made | None]) -> Made:
-    """Creates something, and finds it where only the answer was lost."""
-    for attempt in range(1, _ATTEMPTS):
-        try:
-            with tracking_uri.one_attempt():
-                return create()
-        except MlflowException:
-            time.sleep(attempt)
-            if (found := find()) is not None:
-                return found
-    with tracking_uri.one_attempt():
-        return create()
 
 
 def check_name(name: str) -> None:
@@ -377,24 +318,3 @@ def _info(version: ModelVersion) -> ModelInfo:
         dice=None if dice is None else float(dice),
         classes=version.tags.get("classes", BINARY_CLASSES[0]),
     )
-
-
-_DESCRIPTION = """A segmentation model. Images of any size in, masks at their own size out:
-
-```python
-import mlflow
-model = mlflow.pyfunc.load_model("models:/NAME@champion")
-open("mask.png", "wb").write(model.predict({"image": [open("image.jpg", "rb").read()]}).mask_png[0])
-```
-
-The column `image` takes the bytes of JPEG, PNG, BMP and TIFF files, or base64 of them; one row comes back for each:
-the mask (a PNG of 0 and 255), `height`, `width`, `area` in pixels, `confidence`, `unlike` (why the image is unlike the
-training images) and `error` (why it cannot be read; the other rows are not touched). Where the version's tag `classes`
-names several, the mask holds their numbers, 1, 2, …, and the column `areas` the pixels of each.
-
-`params={...}`: `threshold` (default: tuned on validation images; not of several classes), `tta` (default: as
-it was scored; `none`, `flips`: the mean of four mirror images, `square`: of these and their quarter turns),
-`largest_component` (default: as it was scored; `yes`: only the largest connected component of each class stays),
-`output` (`mask`; `rle` and `polygon`: COCO's as JSON text in `segmentation`; `probability`: a 16-bit PNG in
-`probability_png`).
-"""

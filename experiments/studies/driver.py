@@ -74,7 +74,8 @@ def run_study(
     with Interrupts() as interrupts, open_study(storage, identity, lease) as store:
         parent_run = _start_study(store, identity, tracker, manifest, adopt)
         _remove_checkpoints(store, study, workspace)
-        _tell(store, space, trials, study, progress)
+        queue = TrialQueue(store, space, trials, configs, progress)
+        _tell(store, queue, space, trials, study, progress)
         loop = StudyLoop(
             study=study,
             store=store,
@@ -84,7 +85,7 @@ def run_study(
             progress=progress,
             manifest=manifest,
             workspace=workspace,
-            queue=TrialQueue(store, space, trials, configs, progress),
+            queue=queue,
             limits=limits or Limits(),
         )
         try:
@@ -140,12 +141,15 @@ def _parameters(space: SearchSpace) -> dict[str, object]:
     return space.as_dict() | lists | {"sampler": space.sampler, "objective": space.objective}
 
 
-def _tell(store: StudyStore, space: SearchSpace, trials: int, study: str, progress: Progress) -> None:
+def _tell(
+    store: StudyStore, queue: TrialQueue, space: SearchSpace, trials: int, study: str, progress: Progress
+) -> None:
     """Says where the study stands."""
-    finished = [row for row in store.trials() if row.state in ("finished", "pruned")]
-    best = max((row.val_dice for row in finished if row.state == "finished" and row.val_dice is not None), default=None)
-    if len(finished) >= trials:
-        progress.say(f"study '{study}' has all its trials ({len(finished)} of {trials}): nothing to train")
-    elif finished:
-        progress.say(f"study '{study}' goes on: {len(finished)} of {trials} trials are finished")
-    progress.study(trials, len(finished), space.base, best)
+    over = [row for row in store.trials() if row.state in ("finished", "pruned")]
+    best = max((row.val_dice for row in over if row.state == "finished" and row.val_dice is not None), default=None)
+    trained = queue.trained(over)
+    if trained >= trials:
+        progress.say(f"study '{study}' has all its trials ({trained} of {trials}): nothing to train")
+    elif trained:
+        progress.say(f"study '{study}' goes on: {trained} of {trials} trials are finished")
+    progress.study(trials, trained, space.base, best)

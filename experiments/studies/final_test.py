@@ -11,7 +11,7 @@ from experiments.executors.base import Executor
 from experiments.jobs.one_job import evaluate
 from experiments.jobs.tasks import EVALUATION_FORMAT
 from experiments.registry.image_scores import FINAL, SPLIT
-from experiments.storage.stored_study import TrialRow
+from experiments.storage.stored_study import TestUse, TrialRow
 from experiments.storage.study_hold import note_test_use
 from experiments.storage.study_store import read_study
 from experiments.studies.study_result import StudyResult, final_folder
@@ -74,11 +74,17 @@ def score_on_test(
     use = next(use for use in read_study(storage, result.study).test_uses if use.trial == trial.number)
     folder = final_folder(model.parent)
     evaluation = _evaluate_once(executor, folder, model, manifest, tta, largest_component, registered_threshold)
+    _show(result, trial, use, evaluation, tracker)
+    return evaluation
+
+
+def _show(result: StudyResult, trial: TrialRow, use: TestUse, evaluation: Mapping[str, Any], tracker: Tracker) -> None:
+    """Logs the scores on the trial's run and the study's; again where that was done, which changes nothing."""
+    assert trial.run_id is not None
     for run_id in (trial.run_id, result.run_id):
         tracker.log_metrics(run_id, score_metrics(evaluation, SPLIT))
-        tracker.log_folder(run_id, folder, FINAL)
+        tracker.log_folder(run_id, final_folder(result.folder(trial)), FINAL)
         tracker.log_tags(run_id, {"test_trial": use.trial, "test_used_at": use.at})
-    return evaluation
 
 
 def score_on_test_once(
@@ -92,7 +98,8 @@ def score_on_test_once(
 ) -> None:
     """Scores the study's winner on the test split, if the study never used it.
 
-    Else it only ends a use that was cut short, or has the scores of an older format made anew, of the same trial.
+    Else it only ends a use that was cut short, before or after the scores were there, or has those of an older format
+    made anew, of the same trial.
 
     Raises:
         UserError, JobFailed: as `score_on_test`.
@@ -102,7 +109,9 @@ def score_on_test_once(
     trial = result.winner()
     if uses:
         trial = next(row for row in kept.rows if row.number == uses[0].trial)  # the result may have left it out
-        if _known(final_folder(result.folder(trial))).get("format") == EVALUATION_FORMAT:
+        known = _known(final_folder(result.folder(trial)))
+        if known.get("format") == EVALUATION_FORMAT:
+            _show(result, trial, uses[0], known, tracker)
             return
     score_on_test(result, trial, manifest, tracker, executor, storage, tta, largest_component)
 

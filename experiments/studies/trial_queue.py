@@ -1,6 +1,5 @@
 """What a driver trains next: a trial that waits, else what nobody trained yet. Several drivers share one budget."""
 
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ class TrialQueue:
     Args:
         store: the study in Optuna's storage.
         space: what is searched.
-        trials: the total of finished and pruned trials, over all drivers and commands.
+        trials: the total of finished and pruned trials, over all drivers and commands; of a grid, those of its arms.
         configs: what a grid trains, in this order; None: `space.grid(trials)`.
         progress: tells a person.
     """
@@ -51,10 +50,10 @@ class TrialQueue:
         self._trials = trials
         self._progress = progress
         wanted = [] if space.sampler == "tpe" else space.grid(trials) if configs is None else configs
-        self._arms = None if space.sampler == "tpe" else [(fingerprint(config), config) for config in wanted]
+        self._arms = None if space.sampler == "tpe" else {fingerprint(config): config for config in wanted}
         # A trial that fails while this driver is here is not replaced: that is for the next command.
         self._failed_before = {row.number for row in store.trials() if row.state == "failed"}
-        self._first_open = 0  # the arms before it were trained
+        self._open = list(self._arms or ())  # the arms that nobody trained yet, as far as was seen
         self._exhausted = False
         self._look_again = 0.0
         self._elsewhere = 0
@@ -79,6 +78,13 @@ class TrialQueue:
         """How many trials ran on other drivers when `take` last looked: they may yet be left behind, or wait."""
         return self._elsewhere
 
+    def trained(self, over: Sequence[TrialRow]) -> int:
+        """How much of the total the finished and pruned trials are; arms that a grid does not ask for are not."""
+        if self._arms is None:
+            return len(over)
+        self._open = [key for key in self._open if key not in self._store.trained]
+        return len(self._arms) - len(self._open)
+
     def _take(self) -> tuple[list[TrialRow], Taken | None]:
         rows = self._store.trials()
         left_behind = self._store.take_over(rows)
@@ -91,24 +97,24 @@ class TrialQueue:
         running, waiting = by_state["running"], by_state["waiting"]
         self._elsewhere = len(running) - self._store.asked
         failed = [row for row in by_state["failed"] if row.number not in self._failed_before]
-        used = len(by_state["finished"]) + len(by_state["pruned"]) + len(running)
-        used += sum(row.run_id is not None for row in failed)
-        if used >= self._trials:
+        over = by_state["finished"] + by_state["pruned"]
+        begun = [*running, *(row for row in failed if row.run_id is not None)]
+        if self.trained(over) + sum(map(self._counts, begun)) >= self._trials:
             return left_behind, None
         if waiting and (resumed := self._store.resume()) is not None:
             return left_behind, Taken(resumed, resumed=True)
         taken = self._propose() if self._arms is None else self._next_arm([*running, *waiting, *failed])
         return left_behind, None if taken is None else Taken(taken, resumed=False)
 
+    def _counts(self, row: TrialRow) -> bool:
+        return self._arms is None or self._store.fingerprint(row) in self._arms
+
     def _next_arm(self, others: Sequence[TrialRow]) -> TrialRow | None:
         """Starts the first arm that is neither trained nor that of another trial."""
         assert self._arms is not None
-        trained, known = self._store.trained, {self._store.fingerprint(row) for row in others}
-        while self._first_open < len(self._arms) and self._arms[self._first_open][0] in trained:
-            self._first_open += 1
-        open_arms = itertools.islice(self._arms, self._first_open, None)
-        arm = next((config for key, config in open_arms if key not in known and key not in trained), None)
-        return None if arm is None else self._store.ask(arm)
+        known = {self._store.fingerprint(row) for row in others}
+        arm = next((key for key in self._open if key not in known), None)
+        return None if arm is None else self._store.ask(self._arms[arm])
 
     def _propose(self) -> TrialRow | None:
         if self._exhausted:
