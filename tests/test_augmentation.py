@@ -1,7 +1,7 @@
 """Each operation alone, eagerly and inside tf.data, on records small enough to work out by hand."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -42,7 +42,20 @@ def in_tf_data(operation: Operation, records: np.ndarray) -> np.ndarray:
 
 def moved(*, rotation: float = 0.0, zoom: float = 1.0, right: float = 0.0, down: float = 0.0) -> Operation:
     values = {"rotation": rotation, "zoom": zoom, "right": right, "down": down}
-    return lambda records: move(records, **{name: tf.constant([value]) for name, value in values.items()})
+    changes = {name: tf.constant([value]) for name, value in values.items()}
+    return lambda records: joined(*move(records, **changes))
+
+
+def joined(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+    """Records again, of what was taken apart."""
+    tf.debugging.assert_equal(images, tf.round(images))
+    return tf.concat([tf.cast(images, tf.uint8), tf.cast(masks, tf.uint8)], axis=-1)
+
+
+def augmented(records: np.ndarray | tf.Tensor, draws: tf.Tensor, augmentation: str) -> tf.Tensor:
+    images, masks = augment(tf.convert_to_tensor(records), draws, augmentation)
+    assert images.dtype == masks.dtype == tf.float32
+    return joined(images, masks)
 
 
 @pytest.mark.parametrize("apply", [eagerly, in_tf_data])
@@ -86,9 +99,9 @@ class TestOperations:
     def test_light(self, apply: Callable[[Operation, np.ndarray], np.ndarray]) -> None:
         records = record(np.array([[0, 100], [100, 200]], np.uint8))
         # Mean 100: ±100 become ±150, then 20 is added; 0 and 255 are the limits.
-        changed = apply(lambda r: change_light(r, brightness=tf.constant([20.0]), contrast=tf.constant([1.5])), records)
-        np.testing.assert_array_equal(changed[..., :3], record(np.array([[0, 120], [120, 255]], np.uint8))[..., :3])
-        np.testing.assert_array_equal(changed[..., 3], records[..., 3])
+        light = {"brightness": tf.constant([20.0]), "contrast": tf.constant([1.5])}
+        changed = apply(lambda images: change_light(images, **light), records[..., :3].astype(np.float32))
+        np.testing.assert_array_equal(changed, record(np.array([[0, 120], [120, 255]], np.uint8))[..., :3])
 
     @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
     def test_augment_is_a_pure_function(
@@ -96,17 +109,34 @@ class TestOperations:
     ) -> None:
         records = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 4)).astype(np.uint8)
         draws = draw(3, tf.constant([1, 2]))
-        together = apply(lambda r: augment(r, draws, augmentation), records)
+        together = apply(lambda r: augmented(r, draws, augmentation), records)
         assert together.shape == records.shape
         assert together.dtype == np.uint8
         # What happens to a record does not depend on its batch.
-        alone = [apply(lambda r, i=i: augment(r, draws[i : i + 1], augmentation), records[i : i + 1]) for i in range(3)]
+        alone = [
+            apply(lambda r, i=i: augmented(r, draws[i : i + 1], augmentation), records[i : i + 1]) for i in range(3)
+        ]
         np.testing.assert_array_equal(together, np.concatenate(alone))
+
+
+@pytest.mark.parametrize("levels", [range(256), (0, 1, 254, 255)])
+def test_every_step_leaves_what_uint8_would_keep(levels: Sequence[int]) -> None:
+    """So that it is the same as if the image went back to uint8 between the steps; no zero is negative."""
+    records = np.random.default_rng(0).choice(np.array(levels, np.uint8), (32, 16, 16, 4))
+    one = tf.linspace(-1.0, 1.0, 32)
+    images, masks = move(tf.constant(records), rotation=one / 4, zoom=1 + one / 5, right=one / 8, down=-one / 8)
+    assert masks.dtype == tf.uint8
+    steps = [images]
+    steps.append(change_gamma(steps[-1], tf.exp(one * 0.3)))
+    steps.append(change_light(steps[-1], brightness=one * 25, contrast=1 - one / 5))
+    for image in steps:
+        kept = tf.cast(tf.cast(image, tf.uint8), tf.float32)
+        assert image.numpy().tobytes() == kept.numpy().tobytes()
 
 
 def test_none_changes_nothing() -> None:
     records = record(ROWS)
-    np.testing.assert_array_equal(augment(records, draw(1, tf.constant([0, 0])), "none"), records)
+    np.testing.assert_array_equal(augmented(records, draw(1, tf.constant([0, 0])), "none"), records)
 
 
 @pytest.mark.parametrize(
@@ -116,25 +146,25 @@ def test_none_changes_nothing() -> None:
 def test_flip_does_all_four_and_nothing_else(left_right: float, up_down: float, expected: np.ndarray) -> None:
     draws = np.ones((1, len(DRAWS)), np.float32)
     draws[0, :2] = left_right, up_down
-    np.testing.assert_array_equal(augment(record(ROWS), tf.constant(draws), "flip"), record(expected))
+    np.testing.assert_array_equal(augmented(record(ROWS), tf.constant(draws), "flip"), record(expected))
 
 
 @pytest.mark.parametrize(("augmentation", "unused"), [("full", {"transposed", "gamma"}), ("square", {"rotation"})])
 def test_each_draw_changes_the_record(augmentation: str, unused: set[str]) -> None:
     records = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 4)).astype(np.uint8)
     still = np.zeros((1, len(DRAWS)), np.float32)
-    np.testing.assert_array_equal(augment(records, tf.constant(still), augmentation), records)
+    np.testing.assert_array_equal(augmented(records, tf.constant(still), augmentation), records)
     for index, name in enumerate(DRAWS):
         draws = still.copy()
         draws[0, index] = -0.9
-        changed = bool(np.any(augment(records, tf.constant(draws), augmentation) != records))
+        changed = bool(np.any(augmented(records, tf.constant(draws), augmentation) != records))
         assert changed == (name not in unused), name
 
 
 def test_boxes_stay_boxes_under_square() -> None:
     records = np.zeros((64, 32, 32, 4), np.uint8)
     records[:, 10:19, 8:21, 3] = 1
-    changed = augment(tf.constant(records), draw(64, tf.constant([0, 1])), "square").numpy()[..., 3]
+    changed = augmented(tf.constant(records), draw(64, tf.constant([0, 1])), "square").numpy()[..., 3]
     assert len({mask.tobytes() for mask in changed}) > 32
     for mask in changed:
         rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
@@ -147,11 +177,10 @@ def test_transposing_swaps_rows_and_columns_of_image_and_mask() -> None:
     np.testing.assert_array_equal(transpose(record(ROWS), tf.constant([False])), record(ROWS))
 
 
-def test_gamma_keeps_black_white_and_the_mask() -> None:
-    records = np.array([0, 64, 255], np.uint8)[None, :, None, None] * np.ones((1, 3, 3, 4), np.uint8)
-    changed = change_gamma(tf.constant(records), tf.constant([2.0])).numpy()
+def test_gamma_keeps_black_and_white() -> None:
+    images = np.array([0, 64, 255], np.float32)[None, :, None, None] * np.ones((1, 3, 3, 3), np.float32)
+    changed = change_gamma(tf.constant(images), tf.constant([2.0])).numpy()
     np.testing.assert_array_equal(changed[0, :, 0, 0], [0, 16, 255])
-    np.testing.assert_array_equal(changed[..., 3], records[..., 3])
 
 
 def test_draws_are_a_function_of_the_seed() -> None:

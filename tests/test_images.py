@@ -1,9 +1,11 @@
+import io
 import struct
 import zlib
 from contextlib import suppress
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from seg.data.demo import _exif_orientation
 from seg.data.images import (
     MAX_PIXELS,
+    _resize,
     decode_image,
     header_size,
     resize_image,
@@ -200,6 +203,34 @@ class TestResize:
         # means of the left and the right 2 × 2 block: 25 and 45
         assert resize_image(colour, 1, 2).tolist() == [[[25, 26, 25], [45, 46, 45]]]
 
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("rows", [2, 4, 6, 8])
+    @pytest.mark.parametrize("columns", [2, 4, 6, 8])
+    def test_keeping_a_few_of_one_more_is_opencvs_area(self, rows, columns, channels):
+        random = np.random.default_rng(rows * columns)
+        for places in (1, 2, 40):
+            size = (places * (rows + 1), places * (columns + 1))
+            smaller = (places * rows, places * columns)
+            noise = random.integers(0, 256, (*size, channels), np.uint8).squeeze()
+            extremes = random.choice(np.array([0, 1, 254, 255], np.uint8), noise.shape)
+            for image in (noise, extremes):
+                expected = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+                assert np.array_equal(_resize(image, *smaller), expected)
+
+    @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+    @settings(deadline=None)
+    def test_shrinking_is_opencvs_area(self, height, width, new_height, new_width):
+        smaller = min(height, new_height), min(width, new_width)
+        image = np.random.default_rng(height).integers(0, 256, (height, width), np.uint8)
+        expected = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+        assert np.array_equal(_resize(image, *smaller), expected)
+
+    def test_keeping_four_of_five(self):
+        # The old pixels are 4 long and the new ones 5: (4·0 + 1·100) / 5, (3·100 + 2·50) / 5, (2·50 + 3·7) / 5 = 24.2,
+        # (1·7 + 4·255) / 5 = 205.4; the same rows five times.
+        image = np.array([[0, 100, 50, 7, 255]] * 5, np.uint8)
+        assert _resize(image, 4, 4).tolist() == [[20, 80, 24, 205]] * 4
+
     def test_growing_interpolates_between_pixel_centres(self):
         image = np.stack([np.array([[0, 100]], np.uint8)] * 3, axis=-1)
         # centres of the four new pixels lie at 0.25, 0.75, 1.25 and 1.75; those of the old ones at 0.5 and 1.5
@@ -234,6 +265,21 @@ class TestResize:
         mask = np.array([[1, 1, 1, 255, 1, 255, 255, 0], [0, 255, 0, 0, 0, 255, 0, 0]], np.uint8)
         # 2 of the 3 known are foreground; 1 of 3; half is ignored; none
         assert resize_mask(mask, 1, 4).tolist() == [[1, 0, 255, 0]]
+
+    @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**16))
+    @settings(deadline=None)
+    def test_a_known_box_changes_nothing(self, height, width, new_height, new_width, seed):
+        random = np.random.default_rng(seed)
+        mask = np.zeros((height, width), np.uint8)
+        left, top = random.integers(0, width), random.integers(0, height)
+        mask[top : top + 9, left : left + 9] = 255
+        box = (left, top, min(9, width - left), min(9, height - top))
+        whole = resize_mask(mask, new_height, new_width, box=(0, 0, width, height))
+        for found in (resize_mask(mask, new_height, new_width), resize_mask(mask, new_height, new_width, box=box)):
+            assert np.array_equal(found, whole)
+
+    def test_an_empty_box(self):
+        assert not resize_mask(np.zeros((9, 9), np.uint8), 3, 3, box=(0, 0, 0, 0)).any()
 
     def test_probability_keeps_its_mean_and_its_alignment(self):
         probability = np.array([[0.0, 1.0], [0.5, 0.5]])
@@ -273,6 +319,22 @@ class TestFit:
         red = np.zeros((64, 64, 3), np.uint8)
         red[..., 2] = 200
         assert np.abs(decode_image(encode(red, ".jpg"), fit=(32, 32)).astype(int) - [200, 0, 0]).max() <= 2
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    def test_is_opencvs_bgr_turned_round(self, mode):
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 4), np.uint8)
+        shape = {"RGB": pixels[..., :3], "L": pixels[..., 0], "CMYK": pixels}[mode]
+        file = io.BytesIO()
+        PIL.Image.frombytes(mode, (96, 64), shape.tobytes()).save(file, "JPEG")
+        data = file.getvalue()
+        reduced = {
+            (32, 48): cv2.IMREAD_REDUCED_COLOR_2,
+            (16, 24): cv2.IMREAD_REDUCED_COLOR_4,
+            (8, 12): cv2.IMREAD_REDUCED_COLOR_8,
+        }
+        for size, flag in reduced.items():
+            expected = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
+            assert np.array_equal(decode_image(data, fit=(size[0], size[0])), expected)
 
     def test_record_is_nearly_that_of_the_whole_image(self):
         rows, columns = np.mgrid[0:640, 0:640]

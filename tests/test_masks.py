@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as pycoco
 
 from seg.data.coco import Annotation, Category
-from seg.data.masks import example_mask, rasterise, region, used_categories
+from seg.data.masks import around, example_mask, extent, rasterise, rasterise_each, region, used_categories
 from seg.data.segmentation import Polygons, RunLengths, check_segmentation
 from seg.errors import UserError
 
@@ -104,6 +104,30 @@ def test_union_of_any_run_lengths(first, second):
         checked.append(annotation(check_segmentation({"size": [10, 15], "counts": runs}, 10, 15)))
     mask, _, _ = example_mask(checked, 10, 15, crowds="ignore")
     assert np.array_equal(mask, masks[0] | masks[1])
+
+
+@given(
+    st.lists(st.tuples(st.lists(coordinates, max_size=2), st.booleans()), max_size=4),
+    st.sampled_from(["ignore", "foreground"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_same_whether_annotations_are_rasterised_together_or_one_by_one(drawn, crowds):
+    """And one box around all of them is the box around what the mask has."""
+    annotations = [annotation(check_segmentation(parts, 30, 30), crowd=crowd) for parts, crowd in drawn]
+    objects = rasterise_each(annotations, 20, 30)
+    mask, counts, ignored = example_mask(annotations, 20, 30, crowds=crowds, objects=objects)
+    ignored_ones = [each.crowd and crowds == "ignore" for each in annotations]
+    for found, wanted in ((counts, False), (ignored, True)):
+        chosen = [each.segmentation for each, one in zip(annotations, ignored_ones, strict=True) if one == wanted]
+        together = rasterise(chosen, 20, 30)
+        if together is not None and not (wanted and False in ignored_ones):  # what is under an object is not ignored
+            assert found == together.decode("ascii")
+    rows, columns = np.nonzero(mask)
+    expected = (0, 0, 0, 0)
+    if len(rows):
+        left, top = columns.min(), rows.min()
+        expected = (left, top, columns.max() + 1 - left, rows.max() + 1 - top)
+    assert around(extent(each, 20, 30)[1] for each in objects) == expected
 
 
 def test_used_categories():

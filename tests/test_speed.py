@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seg import inference
+from seg import serving_graph as serving
 from seg.training import speed
 from seg.training.result import EpochReport, ModelCost, TrainResult
 from seg.training.speed import measure_cost, measure_speed
@@ -74,7 +74,7 @@ def test_what_is_measured_is_what_is_served(of_a_trial: bool, monkeypatch: pytes
     batches: list[tuple[int, ...]] = []
 
     def serving_graph(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
-        served = inference.serving_graph(model)
+        served = serving.serving_graph(model)
 
         def graph(images: np.ndarray) -> tf.Tensor:
             batches.append(images.shape)

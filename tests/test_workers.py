@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from seg.data.workers import Died, Processes, map_in_processes
+from seg.data.workers import Died, Processes, _chunks, map_in_processes
 
 
 def square(number: int) -> int:
@@ -35,6 +35,26 @@ def test_every_item_once():
 
 def test_nothing_to_do():
     assert list(map_in_processes(square, [], 2)) == []
+
+
+def test_messages_shrink_near_the_end():
+    # A message has at most a quarter of what each of two processes would get of the rest: 16 while 128 are left,
+    # then 127 // 8 = 15, 112 // 8 = 14, 98 // 8 = 12, …
+    chunks = list(_chunks(range(143), 2, 16))
+    assert [len(chunk) for chunk in chunks[:4]] == [16, 15, 14, 12]
+    assert [len(chunk) for chunk in chunks[-8:]] == [1] * 8
+    assert [number for chunk in chunks for number in chunk] == [(number, number) for number in range(143)]
+
+
+def say_goodbye(number: int) -> int:
+    sys.stdout.write(f"goodbye {number}")
+    return number
+
+
+def test_what_a_process_has_written_is_not_lost_when_it_ends(capfd, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    assert dict(map_in_processes(say_goodbye, range(1), 1)) == {0: 0}
+    assert capfd.readouterr().out == "goodbye 0"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -34,6 +34,7 @@ _CODE = (
     "seg/data/segmentation.py",
     "seg/data/tiff.py",
     "seg/decision.py",
+    "seg/serving_graph.py",
     "seg/symmetries.py",
 )
 

@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as pycoco
 
 from seg.data.coco import Annotation, Category
-from seg.data.images import IGNORE
+from seg.data.images import IGNORE, Box
 from seg.data.manifest import Example
 from seg.data.segmentation import BrokenRule, Polygons, RunLengths, listed, shown
 from seg.errors import UserError
@@ -42,26 +42,36 @@ def used_categories(categories: Iterable[Category], wanted: str) -> set[str]:
 
 def rasterise(segmentations: Iterable[Polygons | RunLengths], height: int, width: int) -> bytes | None:
     """The union of checked segmentations as compressed COCO run lengths; None where there are none."""
-    regions = []
+    regions: list[bytes] = []
     for segmentation in segmentations:
         if isinstance(segmentation, Polygons):
             if segmentation.parts:
-                regions += pycoco.frPyObjects([list(part) for part in segmentation.parts], height, width)
+                parts = pycoco.frPyObjects([list(part) for part in segmentation.parts], height, width)
+                regions += [part["counts"] for part in parts]
         elif isinstance(segmentation.counts, str):
-            regions.append({"size": [height, width], "counts": segmentation.counts.encode("ascii")})
+            regions.append(segmentation.counts.encode("ascii"))
         else:
-            regions.append(
-                pycoco.frPyObjects({"size": [height, width], "counts": list(segmentation.counts)}, height, width)
-            )
-    if not regions:
-        return None
-    return (regions[0] if len(regions) == 1 else pycoco.merge(regions))["counts"]
+            whole = {"size": [height, width], "counts": list(segmentation.counts)}
+            regions.append(pycoco.frPyObjects(whole, height, width)["counts"])
+    return _union(regions, height, width)
+
+
+def _union(regions: Sequence[bytes], height: int, width: int) -> bytes | None:
+    if len(regions) < 2:
+        return regions[0] if regions else None
+    return pycoco.merge([{"size": [height, width], "counts": counts} for counts in regions])["counts"]
 
 
 def region(counts: bytes | str, height: int, width: int) -> np.ndarray:
     """Compressed run lengths as a mask of 0 and 1, shape (height, width), uint8."""
     # The same as pycocotools' decode, which writes pixel by pixel, in a fifth of the time.
-    runs = _runs(counts.encode("ascii") if isinstance(counts, str) else counts)
+    counts = counts.encode("ascii") if isinstance(counts, str) else counts
+    area, (left, top, box_width, box_height) = extent(counts, height, width)
+    if area == box_width * box_height:  # a rectangle, as many annotations are, or nothing
+        columns = np.zeros((width, height), np.uint8)
+        columns[left : left + box_width, top : top + box_height] = 1
+        return columns.T
+    runs = _runs(counts)
     pixels = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs)
     return pixels.reshape(width, height).T
 
@@ -99,14 +109,27 @@ def own_mask(example: Example) -> np.ndarray:
     return mask
 
 
-def measure(segmentation: Polygons | RunLengths, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
+def measure(segmentation: Polygons | RunLengths, height: int, width: int) -> tuple[int, Box]:
     """The rasterised area in pixels, and its box as left, top, width, height; all 0 where it covers nothing."""
-    counts = rasterise([segmentation], height, width)
+    return extent(rasterise([segmentation], height, width), height, width)
+
+
+def extent(counts: bytes | None, height: int, width: int) -> tuple[int, Box]:
+    """The area and the box of compressed run lengths, as `measure` has them."""
     if counts is None:
         return 0, (0, 0, 0, 0)
     encoded = {"size": [height, width], "counts": counts}
     left, top, box_width, box_height = (int(number) for number in pycoco.toBbox(encoded))
     return int(pycoco.area(encoded)), (left, top, box_width, box_height)
+
+
+def around(boxes: Iterable[Box]) -> Box:
+    """The box around what several enclose."""
+    filled = [box for box in boxes if box[2]]
+    if not filled:
+        return 0, 0, 0, 0
+    left, top = min(box[0] for box in filled), min(box[1] for box in filled)
+    return left, top, max(box[0] + box[2] for box in filled) - left, max(box[1] + box[3] for box in filled) - top
 
 
 def refuse_overlaps(annotations: Iterable[Annotation], height: int, width: int, *, crowds: str) -> None:
@@ -136,19 +159,29 @@ def refuse_overlaps(annotations: Iterable[Annotation], height: int, width: int, 
         earlier.append((annotation.id, counts))
 
 
-def _paint(mask: np.ndarray, objects: Iterable[tuple[Annotation, int]]) -> None:
+def _paint(mask: np.ndarray, objects: Iterable[tuple[bytes | None, int]]) -> None:
     """Gives each pixel of a mask the class of its smallest object; of equally large ones, the later class."""
     painted = []
-    for annotation, label in objects:
-        counts = rasterise([annotation.segmentation], *mask.shape)
+    for counts, label in objects:
         if counts is not None:
             painted.append((-int(pycoco.area({"size": list(mask.shape), "counts": counts})), label, counts))
     for _, label, counts in sorted(painted, key=lambda one: one[:2]):
         mask[region(counts, *mask.shape) == 1] = label
 
 
+def rasterise_each(annotations: Iterable[Annotation], height: int, width: int) -> tuple[bytes | None, ...]:
+    """What each annotation covers, as compressed run lengths; None where it covers nothing."""
+    return tuple(rasterise([annotation.segmentation], height, width) for annotation in annotations)
+
+
 def example_mask(
-    annotations: Sequence[Annotation], height: int, width: int, *, crowds: str, labels: Sequence[int] = ()
+    annotations: Sequence[Annotation],
+    height: int,
+    width: int,
+    *,
+    crowds: str,
+    labels: Sequence[int] = (),
+    objects: Sequence[bytes | None] | None = None,
 ) -> tuple[np.ndarray, str, str | None]:
     """The mask of one image at its own size.
 
@@ -157,22 +190,20 @@ def example_mask(
         height, width: the image's size in pixels.
         crowds: what crowd regions are: `ignore` or `foreground`.
         labels: the class of each annotation, from 1; empty: there is one class alone.
+        objects: what `rasterise_each` says of the annotations; None: it is asked.
 
     Returns:
         The mask, shape (height, width), uint8, of 0, the classes and 255 (ignored); and the compressed run lengths of
         its foreground and of what is ignored (None where nothing is).
     """
-    objects: list[Polygons | RunLengths] = []
-    ignored: list[Polygons | RunLengths] = []
-    for annotation in annotations:
-        (ignored if annotation.crowd and crowds == "ignore" else objects).append(annotation.segmentation)
-    counts = rasterise(objects, height, width)
+    objects = rasterise_each(annotations, height, width) if objects is None else objects
+    hidden = [annotation.crowd and crowds == "ignore" for annotation in annotations]
+    counts = _union([each for each, crowd in zip(objects, hidden, strict=True) if each and not crowd], height, width)
     mask = np.zeros((height, width), np.uint8) if counts is None else region(counts, height, width)
     foreground = run_lengths(mask) if counts is None else counts.decode("ascii")
     if labels:
-        kept = [pair for pair in zip(annotations, labels, strict=True) if not (pair[0].crowd and crowds == "ignore")]
-        _paint(mask, kept)
-    ignored_counts = rasterise(ignored, height, width)
-    if ignored_counts is not None:
-        mask[(region(ignored_counts, height, width) == 1) & (mask == 0)] = IGNORE
-    return mask, foreground, None if ignored_counts is None else run_lengths(mask == IGNORE)
+        _paint(mask, [pair[:2] for pair in zip(objects, labels, hidden, strict=True) if not pair[2]])
+    ignored = _union([each for each, crowd in zip(objects, hidden, strict=True) if each and crowd], height, width)
+    if ignored is not None:
+        mask[(region(ignored, height, width) == 1) & (mask == 0)] = IGNORE
+    return mask, foreground, None if ignored is None else run_lengths(mask == IGNORE)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from seg.config import TrainConfig
-from seg.data.augmentation import augment, draw
+from seg.data.augmentation import augment, draw, parted
 from seg.data.manifest import Manifest, is_foreground
 from seg.errors import UserError
 
@@ -64,7 +64,7 @@ def training_dataset(
 
     @as_written
     def load(indices: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _split(augment(tf.gather(records, indices), draws, config.augmentation))
+        return augment(tf.gather(records, indices), draws, config.augmentation)
 
     return (
         tf.data.Dataset.counter(first_epoch)
@@ -91,7 +91,7 @@ def evaluation_dataset(manifest: Manifest, split: str, batch_size: int) -> tf.da
 
     @as_written
     def load(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        images, masks = _split(tf.gather(records, tf.minimum(positions, examples - 1)))
+        images, masks = parted(tf.gather(records, tf.minimum(positions, examples - 1)))
         return images, masks, tf.cast(positions < examples, tf.float32)
 
     return (
@@ -141,9 +141,3 @@ def _options() -> tf.data.Options:
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
-
-
-def _split(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Image and mask, for the first time apart, as float32."""
-    records = tf.cast(records, tf.float32)
-    return records[..., :3], records[..., 3:]

@@ -10,12 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from seg.data.certificate import AnnotationArea, compare_areas
+from seg.data.certificate import compare_areas
 from seg.data.coco import Annotation, ImageEntry
 from seg.data.decoder_lines import DecoderLines
-from seg.data.images import decode_image, header_size, resize_image, resize_mask
+from seg.data.images import decode_image, header_size, resize_mask, resized_channels
 from seg.data.manifest import IGNORE, Example, is_foreground
-from seg.data.masks import example_mask, measure, refuse_overlaps, run_lengths
+from seg.data.masks import around, example_mask, extent, rasterise_each, refuse_overlaps, run_lengths
 from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
 from seg.overlay import coloured
@@ -104,12 +104,14 @@ class RecordWriter:
         except BrokenRule as broken:
             return broken
         entry = task.image
+        objects = rasterise_each(task.annotations, entry.height, entry.width)
         mask, counts, ignored = example_mask(
-            task.annotations, entry.height, entry.width, crowds=self._crowds, labels=task.labels
+            task.annotations, entry.height, entry.width, crowds=self._crowds, labels=task.labels, objects=objects
         )
+        extents = [extent(each, entry.height, entry.width) for each in objects]
         size = self._image_size
-        resized = resize_mask(mask, size, size, self._classes)
-        self._write(task, cv2.merge([resize_image(image, size, size), resized]))
+        resized = resize_mask(mask, size, size, self._classes, box=around(box for _, box in extents))
+        self._write(task, cv2.merge([*resized_channels(image, size, size), resized]))
         (self._folder / f"{task.split}_mask" / task.mask_name).write_bytes(
             _png(resized) if self._classes == 1 else _coloured_png(resized)
         )
@@ -122,7 +124,10 @@ class RecordWriter:
             mask=counts,
             ignore=ignored,
             group=task.group,
-            areas=_areas(task),
+            areas=tuple(
+                compare_areas(annotation.id, area, width, height, annotation.area)
+                for annotation, (area, (_, _, width, height)) in zip(task.annotations, extents, strict=True)
+            ),
             classes=tuple(run_lengths(mask == label) for label in self._labels()),
         )
         return Converted(example=example, foreground=int(np.count_nonzero(is_foreground(resized))))
@@ -169,20 +174,13 @@ def _decoder_lines() -> DecoderLines:
     return DecoderLines()
 
 
-def _areas(task: Task) -> tuple[AnnotationArea, ...]:
-    areas = []
-    for annotation in task.annotations:
-        rasterised, (_, _, width, height) = measure(annotation.segmentation, task.image.height, task.image.width)
-        areas.append(compare_areas(annotation.id, rasterised, width, height, annotation.area))
-    return tuple(areas)
-
-
 def _png(mask: np.ndarray) -> bytes:
     """A picture of a mask: foreground white, ignored grey; one bit a pixel where nothing is ignored."""
-    ignored = mask == IGNORE
-    if not ignored.any():
-        return cv2.imencode(".png", mask * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
-    return cv2.imencode(".png", np.where(ignored, np.uint8(IGNORED_GREY), mask * np.uint8(255)))[1].tobytes()
+    foreground = cv2.inRange(mask, 1, 1)  # 255 or 0
+    ignored = cv2.inRange(mask, IGNORE, IGNORE)
+    if not cv2.countNonZero(ignored):
+        return cv2.imencode(".png", foreground, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
+    return cv2.imencode(".png", np.where(ignored, np.uint8(IGNORED_GREY), foreground))[1].tobytes()
 
 
 def _coloured_png(mask: np.ndarray) -> bytes:

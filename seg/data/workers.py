@@ -102,7 +102,7 @@ def map_in_processes(
         function: sent to each process once, by pickle.
         items: sent in chunks.
         jobs: number of processes.
-        chunk_size: items per message.
+        chunk_size: items per message; fewer near the end, so that the processes end together.
         item_seconds: that one item may take.
         processes: taken first, where some wait already.
 
@@ -112,8 +112,8 @@ def map_in_processes(
     Raises:
         Exception: what the function raised.
     """
-    numbered = list(enumerate(items))
-    chunks = deque(numbered[start : start + chunk_size] for start in range(0, len(numbered), chunk_size))
+    jobs = min(jobs, -(-len(items) // chunk_size))
+    chunks = deque(_chunks(items, jobs, chunk_size))
     processes = processes or Processes(0)
     workers: dict[Connection, _Worker] = {}
 
@@ -136,7 +136,7 @@ def map_in_processes(
     watch = threading.Event()
     try:
         threading.Thread(target=_kill_what_hangs, args=(workers, item_seconds, watch), daemon=True).start()
-        for _ in range(min(jobs, len(chunks))):
+        for _ in range(jobs):
             start()
         while workers:
             for connection in wait(list(workers)):
@@ -165,6 +165,16 @@ def map_in_processes(
         for worker in workers.values():
             worker.process.terminate()
             _end(worker)
+
+
+def _chunks(items: Sequence[Any], jobs: int, chunk_size: int) -> Iterator[list[tuple[int, Any]]]:
+    numbered = list(enumerate(items))
+    start = 0
+    while start < len(numbered):
+        share = (len(numbered) - start) // (2 * _AHEAD * jobs)
+        end = start + max(1, min(share, chunk_size))
+        yield numbered[start:end]
+        start = end
 
 
 @contextmanager
@@ -235,6 +245,10 @@ def _serve(connection: Connection, begun: Any, module: str) -> None:
         except Exception as error:
             results = error
         connection.send(results)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
+            stream.flush()
+    os._exit(0)  # to take down the interpreter and its libraries takes as long as ten images
 
 
 def _receive(connection: Connection, received: "queue.SimpleQueue[Any]") -> None:

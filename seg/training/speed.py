@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from seg.inference import serving_graph
 from seg.models.cost import multiply_adds
+from seg.serving_graph import serving_graph
 from seg.training.result import ModelCost, TrainResult
 
 _SECONDS = 0.5  # of measuring, once per kind

@@ -1,0 +1,83 @@
+import keras
+import numpy as np
+import pytest
+
+from seg.inference import Predictor
+from seg.models import build_model
+from seg.serving_graph import _Doubling, _without_transposed, serving_graph
+from tests.model_configs import CONFIGS
+
+
+def trained(name, classes=1):
+    """A model whose weights are far from those that it begins with: normalisation from 0 and 1, biases from 0."""
+    keras.utils.set_random_seed(0)
+    model = build_model(CONFIGS[name], classes)
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+        elif getattr(layer, "use_bias", False):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel, random.uniform(-0.5, 0.5, bias.shape)])
+    return model
+
+
+@pytest.mark.parametrize(("name", "classes"), [*((name, 1) for name in CONFIGS), ("unet", 3), ("attention_unet", 3)])
+def test_what_is_served_is_what_the_model_says(name, classes):
+    model = trained(name, classes)
+    before = model.get_weights()
+    size = CONFIGS[name].image_size
+    images = np.random.default_rng(1).integers(0, 256, (3, size, size, 3), np.uint8)
+    logits = np.asarray(model(images.astype(np.float32), training=False))
+    assert logits.std() > 0.002  # far more than what is tolerated
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    expected = 1 / (1 + np.exp(-logits[..., 0])) if classes == 1 else powers / powers.sum(axis=-1, keepdims=True)
+    predictor = Predictor(model)
+    # In half precision the weights stay; only the order of additions may differ between one by one and one graph.
+    tolerance = 1e-4 if CONFIGS[name].precision == "float32" else 1e-2
+    for many in (3, 1):
+        found = list(predictor.predict_many(images[:many]))
+        values = [one.probability if classes == 1 else one.class_probabilities for one in found]
+        np.testing.assert_allclose(np.stack(values), expected[:many], atol=tolerance)
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_of_a_unet_every_transposed_convolution_is_put_differently():
+    model = trained("unet")
+    copy = _without_transposed(model)
+    assert [type(layer) for layer in copy.layers].count(_Doubling) == 2  # of depth 2
+    assert not [layer for layer in copy.layers if type(layer) is keras.layers.Conv2DTranspose]
+    assert len([layer for layer in model.layers if type(layer) is keras.layers.Conv2DTranspose]) == 2
+    assert _without_transposed(trained("unet_resize")).name == "unet"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "strides": 2, "padding": "same"},
+        {"kernel_size": 2, "strides": 1, "padding": "same"},
+        {"kernel_size": 2, "strides": 2, "activation": "softmax"},
+        {"kernel_size": 2, "strides": 2, "output_padding": 1},
+    ],
+)
+def test_other_transposed_convolutions_stay(options):
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, keras.layers.Conv2DTranspose(2, **options)(image))
+    assert _without_transposed(model) is model
+
+
+@pytest.mark.parametrize("options", [{}, {"padding": "same"}, {"use_bias": False}])
+def test_a_pixel_becomes_four_by_hand(options):
+    """Pixel p gives p · kernel[row, column] at each of its four places, plus the bias."""
+    image = keras.Input((2, 2, 3))
+    layer = keras.layers.Conv2DTranspose(1, 2, strides=2, **options)
+    model = keras.Model(image, layer(image))
+    kernel = np.zeros((2, 2, 1, 3))
+    kernel[:, :, 0, 0] = [[1, 2], [3, 4]]
+    layer.set_weights([kernel, np.array([0.5])] if layer.use_bias else [kernel])
+    picture = np.zeros((1, 2, 2, 3), np.uint8)
+    picture[0, :, :, 0] = [[1, 10], [20, 30]]
+    expected = np.array([[1, 2, 10, 20], [3, 4, 30, 40], [20, 40, 30, 60], [60, 80, 90, 120]])
+    found = np.asarray(serving_graph(model)(picture))[0, ..., 0]
+    np.testing.assert_allclose(found, expected + (0.5 if layer.use_bias else 0), rtol=1e-6)
