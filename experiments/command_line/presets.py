@@ -13,7 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # docs/results.md shows what each part is worth.
     "recipe": {
         "image_size": 128,
-        "augmentation": "flip",
+        "augmentation": "square",
         "batch_size": 16,
         "filters": "16",
         "depth": 5,
@@ -25,10 +25,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.05,
         "clip_norm": 1.0,
         "ema": 0.995,
-        "epochs": 40,
+        "epochs": 80,
         "patience": 0,
         "precision": "auto",
-        "tta": "flips",
+        "tta": "square",
     },
 }
 DECIDED = tuple(dict.fromkeys(name for values in PRESETS.values() for name in values))
