@@ -1,6 +1,7 @@
 """What a study costs beside its trainings: short trials, beside a tutorial's script and the bare trainings.
 
-`seg` is `python -m experiments.study`, a process per trial. The tutorial's script (`benchmarks.tutorial_study`) does
+`seg` is `python -m experiments.study`, a process per trial; `seg, slots=auto` the same, which measures first how many
+trials at a time train most. The tutorial's script (`benchmarks.tutorial_study`) does
 all in one process. `bare training` adds up what `seg.training.fit` takes for the same trials in one process that
 records nothing. All of them train on the same records, of part of the export where it is large: the trials are short.
 """
@@ -21,7 +22,7 @@ from benchmarks.sample import sample
 from benchmarks.setting import Setting
 from seg.data.convert import convert
 
-OURS, TUTORIAL, BARE, LIMIT = "seg", "tutorial script", "bare training", "5 % of two minutes"
+OURS, AUTO, TUTORIAL, BARE, LIMIT = "seg", "seg, slots=auto", "tutorial script", "bare training", "5 % of two minutes"
 BATCH = 10
 _IMAGES = 300
 LOSSES, WIDTHS = ("bce", "dice"), (4, 6, 8, 10, 12, 16)
@@ -41,14 +42,15 @@ def trial_settings(setting: Setting, trials: int) -> dict[str, Any]:
 def cases(setting: Setting) -> list[Case]:
     trials = 12 if setting.full else 2 if setting.short else 1
     settings = trial_settings(setting, trials)
-    contenders = tuple(
-        Contender(name, f"{__name__}:{function}", settings)
-        for name, function in ((OURS, "ours"), (TUTORIAL, "tutorial"), (BARE, "bare"))
-        if name != BARE or not setting.short
-    )
-    targets = (Target("twice as fast as the tutorial's script", OURS, (TUTORIAL,), 2.0),)
+    contenders = [Contender(OURS, f"{__name__}:ours", settings), Contender(TUTORIAL, f"{__name__}:tutorial", settings)]
+    if not setting.short:
+        contenders.append(Contender(BARE, f"{__name__}:bare", settings))
+    if setting.full:
+        contenders.append(Contender(AUTO, f"{__name__}:ours", settings | {"slots": "auto"}))
+    fastest = AUTO if setting.full else OURS
+    targets = (Target("twice as fast as the tutorial's script", fastest, (TUTORIAL,), 2.0),)
     rounds = setting.rounds if setting.full else 1
-    whole = Case("study", f"short trials, {trials} of them", "s", contenders, False, rounds, targets)
+    whole = Case("study", f"short trials, {trials} of them", "s", tuple(contenders), False, rounds, targets)
     if setting.clock == "processor":
         return [whole]
     stages = (
