@@ -13,7 +13,7 @@ import mlflow
 import numpy as np
 import optuna
 
-from benchmarks.parts.study import BATCH, arms
+from benchmarks.parts.study import BATCH, LOSSES, WIDTHS, arms
 from benchmarks.peers import keras_unet
 
 
@@ -38,12 +38,10 @@ def main(dataset: str, trials: int, epochs: int, store: str) -> None:
     records = {split: np.load(f"{dataset}/{split}.npy", allow_pickle=False) for split in ("train", "val")}
     images = {split: part[..., :3].astype(np.float32) for split, part in records.items()}
     masks = {split: (part[..., 3:] == 1).astype(np.float32) for split, part in records.items()}
-    chosen = arms(trials)
 
     def objective(trial: optuna.Trial) -> float:
-        loss, filters = chosen[trial.number]
-        trial.suggest_categorical("loss", [loss])
-        trial.suggest_int("filters", filters, filters)
+        loss = trial.suggest_categorical("loss", LOSSES)
+        filters = trial.suggest_categorical("filters", WIDTHS)
         keras.utils.set_random_seed(0)
         with mlflow.start_run(nested=True, run_name=f"trial {trial.number}"):
             mlflow.log_params(trial.params)
@@ -63,6 +61,8 @@ def main(dataset: str, trials: int, epochs: int, store: str) -> None:
             return float(max(history.history["val_dice"]))
 
     study = optuna.create_study(direction="maximize", storage=f"sqlite:///{store}/optuna.db")
+    for loss, filters in arms(trials):
+        study.enqueue_trial({"loss": loss, "filters": filters})
     with mlflow.start_run(run_name="study"):
         study.optimize(objective, n_trials=trials)
         mlflow.log_metric("best_val_dice", study.best_value)

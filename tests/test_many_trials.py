@@ -1,5 +1,6 @@
 """What the driver asks of the storage for each trial, and in which order it does things with many slots."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,11 +48,13 @@ def run(setting: Setting, trials: int, slots: int) -> Recording:
 
 @pytest.fixture
 def statements() -> Iterator[list[str]]:
-    """Those of every SQL engine of this process."""
+    """Those of every SQL engine, as far as this thread sends them: a thread of an earlier test may still end."""
     found: list[str] = []
+    own = threading.get_ident()
 
     def note(connection: object, cursor: object, statement: str, *more: object) -> None:
-        found.append(statement)
+        if threading.get_ident() == own:
+            found.append(statement)
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
     yield found

@@ -440,7 +440,7 @@ def test_it_ends_in_order(served: Served) -> None:
     logged = (served.model / "stderr").read_text()
     with socket.create_connection(("127.0.0.1", served.port)):
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(timeout=20) == 0
+        assert served.process.wait(timeout=60) == 0
     assert served.process.stdout is not None
     assert served.process.stdout.read() == ""
     assert (served.model / "stderr").read_text() == logged

@@ -29,8 +29,8 @@ LOSSES, WIDTHS = ("bce", "dice"), (4, 6, 8, 10, 12, 16)
 
 
 def arms(trials: int) -> list[tuple[str, int]]:
-    """Loss and width of the first trials."""
-    return [(loss, width) for loss in LOSSES for width in WIDTHS][:trials]
+    """Loss and width of the first trials; one of them, or an even number, is a grid."""
+    return [(loss, width) for width in WIDTHS for loss in LOSSES][:trials]
 
 
 def trial_settings(setting: Setting, trials: int) -> dict[str, Any]:
