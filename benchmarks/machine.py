@@ -44,10 +44,13 @@ def describe(threads: int) -> dict[str, Any]:
 def _gpus() -> list[str]:
     """The product name of each GPU that the contenders see."""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id"]
-    return [
-        subprocess.run([*command, gpu], capture_output=True, text=True, timeout=60).stdout.strip()
-        for gpu in visible_gpus(os.environ)
-    ]
+    gpus = visible_gpus(os.environ)
+    try:
+        return [
+            subprocess.run([*command, gpu], capture_output=True, text=True, timeout=60).stdout.strip() for gpu in gpus
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return gpus
 
 
 def _version(package: str) -> str:

@@ -1,15 +1,18 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import optuna
 import pytest
 
 from experiments.executors.local import LocalExecutor
+from experiments.storage.study_store import open_study
 from experiments.studies.settlement import Limits
 from experiments.studies.study_result import checkpoint_folder
 from seg.errors import UserError
 from tests.study_setting import Setting, make_manifest, make_space
+from tests.test_storage import make_identity
 
 
 @pytest.fixture
@@ -119,6 +122,16 @@ def test_a_failed_arm_is_tried_again_by_the_next_command(setting):
     result = setting.run(4)
     assert setting.optuna_states() == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert result.rows[4].config == result.rows[1].config
+
+
+def test_a_grid_does_not_go_on_with_what_it_does_not_ask_for(setting):
+    """A trial waits whose seed the present command leaves out."""
+    setting.run(4)
+    with open_study(setting.storage, make_identity()) as store:
+        row = store.ask(replace(make_space().base, loss="bce", filters=8, seed=7))
+        store.requeue(row.number, deaths=0)
+    assert setting.run(5).ran == 1
+    assert setting.optuna_states() == [*["COMPLETE"] * 4, "WAITING", "COMPLETE"]
 
 
 def test_the_same_user_error_everywhere_ends_the_study(setting):

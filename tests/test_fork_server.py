@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.executors import local
+from experiments.executors.forking import can_fork
 from experiments.executors.local import LocalExecutor
 from experiments.jobs import fork_server
 from experiments.jobs.environment import Environment
@@ -43,7 +45,8 @@ class TestForked:
             first, second = (wait_for_pid(tmp_path / f"trial_{number}" / "pid") for number in range(2))
             server = parent_of(first)
             assert server == parent_of(second) != os.getpid()
-            assert len({os.getsid(pid) for pid in (first, second, server, os.getpid())}) == 4
+            assert len({os.getpgid(pid) for pid in (first, second, server, os.getpid())}) == 4
+            assert os.getsid(first) == os.getsid(second) == server != os.getsid(0)
         assert not any(map(is_alive, (first, second, server)))
 
     def test_no_file_of_another_job_or_of_the_server(self, tmp_path):
@@ -63,6 +66,38 @@ class TestForked:
             assert executor.wait(0.5) == []
             executor.cancel(job)
             assert ending_of(executor).state == "cancelled"
+
+    @pytest.mark.parametrize("seconds", [0.0, 1.0])
+    def test_closed_right_after_a_job_was_submitted(self, tmp_path, monkeypatch, seconds):
+        tasks = write_tasks(tmp_path, monkeypatch, f"import time; time.sleep({seconds})")
+        for number in range(3):
+            executor = LocalExecutor(1, tasks=tasks)
+            if number:  # else it is closed while the server imports
+                executor.submit(make_job(tmp_path, name=f"first {number}"))
+                run_to_end(executor)
+            executor.submit(make_job(tmp_path, "ignore_sigterm", f"last {number}"))
+            closed = time.monotonic()
+            executor.close()
+            assert time.monotonic() - closed < 20  # the job would take a minute
+
+    def test_a_job_cancelled_before_its_fork_leaves_the_server_to_the_others(self, tmp_path, monkeypatch):
+        tasks = write_tasks(tmp_path, monkeypatch, "import time; time.sleep(1)")
+        with LocalExecutor(2, tasks=tasks) as executor:
+            first, second = (make_job(tmp_path, "hang", name=f"trial {number}") for number in range(2))
+            executor.submit(first)
+            executor.submit(second)
+            executor.cancel(first)
+            ended = ending_of(executor)
+            assert (ended.job, ended.state) == (first, "cancelled")
+            assert parent_of(wait_for_pid(tmp_path / "trial_1" / "pid")) == executor._server.pid
+
+    def test_an_import_that_fails_is_told_as_it_failed(self, tmp_path, monkeypatch):
+        """A second attempt in the same process would fail otherwise, as that of a module that is half loaded."""
+        first = "import sys; first = not hasattr(sys, 'tried'); sys.tried = True"
+        tasks = write_tasks(tmp_path, monkeypatch, f"{first}\nraise ImportError('the cause' if first else 'another')")
+        with LocalExecutor(1, tasks=tasks) as executor:
+            executor.submit(make_job(tmp_path))
+            assert "the cause" in ending_of(executor).traceback
 
 
 class TestDeathOfTheServer:
@@ -127,6 +162,34 @@ class TestWhereForkingIsNotSafe:
             ForkServer(TASKS, theirs).serve()
         assert os.read(read, 10) == b""  # no process, and nobody left who could tell of one
         os.close(read)
+
+    def test_a_process_that_cannot_be_watched_is_ended(self, monkeypatch):
+        def fail(pid: int) -> int:
+            raise OSError("too many open files")
+
+        waits = subprocess.Popen(["sleep", "60"])
+        monkeypatch.setattr(os, "fork", lambda: waits.pid)
+        monkeypatch.setattr(os, "pidfd_open", fail)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        read, write = os.pipe()
+        with theirs:
+            with ours:
+                socket.send_fds(ours, [b"{}"], [write] * 4)
+            os.close(write)
+            ForkServer(TASKS, theirs).serve()
+        assert os.read(read, 10) == b""
+        os.close(read)
+        assert not is_alive(waits.pid)
+        waits.returncode = -signal.SIGKILL  # the server has reaped it
+
+    def test_a_kernel_that_cannot(self, monkeypatch):
+        assert can_fork()
+
+        def fail(pid: int) -> int:
+            raise OSError("not implemented")
+
+        monkeypatch.setattr(os, "pidfd_open", fail)
+        assert not can_fork()
 
     def test_a_system_without(self, tmp_path, monkeypatch):
         monkeypatch.setattr(local, "can_fork", lambda: False)

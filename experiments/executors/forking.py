@@ -13,12 +13,17 @@ from pathlib import Path
 from experiments.jobs.fork_server import VARIABLES
 
 _PROJECT = Path(__file__).parents[2]
-_FORK_SECONDS = 2.0  # a fork takes milliseconds, unless the server still imports
 
 
 def can_fork() -> bool:
     """Whether this system has what a fork server needs. (A library of macOS may not survive a fork.)"""
-    return sys.platform == "linux" and hasattr(os, "pidfd_open")
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # Python or the kernel is too old, or a sandbox forbids it
+        return False
+    return True
 
 
 def start_python(
@@ -97,7 +102,7 @@ class ForkServerProcess:
             raise
         finally:
             os.close(write)
-        return ForkedProcess(self, read)
+        return ForkedProcess(read)
 
     def close(self) -> None:
         """Ends the server and, with it, whatever it forked."""
@@ -114,9 +119,8 @@ class ForkedProcess:
         status: becomes ready to read when that changes.
     """
 
-    def __init__(self, server: ForkServerProcess, status: int) -> None:
+    def __init__(self, status: int) -> None:
         self.returncode: int | None = None
-        self._server = server
         self.status = status
         self._told = b""
         self._pid: int | None = None
@@ -130,11 +134,13 @@ class ForkedProcess:
 
     @property
     def pid(self) -> int:
-        """Its number; that of the server, which works for it, as long as there is none."""
-        if not self.began and self.returncode is None:
-            select.select([self.status], [], [], _FORK_SECONDS)
-            self.poll()
-        return self._server.pid if self._pid is None else self._pid
+        """Its number, once it began."""
+        assert self._pid is not None
+        return self._pid
+
+    def give_up(self, number: int) -> None:
+        """Ends the wait for the fork, as if a signal had ended it; a process that comes yet finds its pipes closed."""
+        self.returncode = -number
 
     def poll(self) -> int | None:
         """The exit code, once it is gone."""

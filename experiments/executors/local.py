@@ -66,7 +66,7 @@ class LocalExecutor(Executor):
         self._stillborn: list[JobEvent] = []
         self._selector = selectors.DefaultSelector()
         if ahead and self._forks:
-            with contextlib.suppress(OSError):  # the first job will tell
+            with contextlib.suppress(OSError):  # the first job imports for itself, then
                 self._fork_server()
 
     @property
@@ -89,7 +89,7 @@ class LocalExecutor(Executor):
     def _start(self, job: Job, gpus: str | None) -> WorkerProcess:
         variables = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
         if self._forks:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server died this moment
+            with contextlib.suppress(OSError):  # the server died this moment, or there can be none
                 return WorkerProcess(job, gpus, self._tasks, variables, self._fork_server())
         return WorkerProcess(job, gpus, self._tasks, self._environment() | variables, None)
 

@@ -79,7 +79,10 @@ class WorkerProcess:
             os.write(self._outgoing, json.dumps(message).encode() + b"\n")
 
     def signal(self, number: signal.Signals) -> None:
-        """Signals the process and those that it started."""
+        """Signals the process and those that it started; one that is still to be forked is given up."""
+        if isinstance(self._process, ForkedProcess) and not self._process.began:
+            self._process.give_up(number)
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 

@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import selectors
+import signal
 import socket
 import sys
 
@@ -26,7 +27,7 @@ VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
-_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
+_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri", "/dev/dxg")
 _REQUEST_BYTES = 65536
 
 
@@ -86,9 +87,18 @@ class ForkServer:
             self._become_worker(json.loads(request), server, incoming, outgoing, status, log)
         for file in (incoming, outgoing, log):
             os.close(file)
-        ends = os.pidfd_open(number)
+        # Here too: the executor may signal the group as soon as it is told.
+        with contextlib.suppress(OSError):  # it has ended, or done so itself
+            os.setpgid(number, number)
+        try:
+            ends = os.pidfd_open(number)
+            self._selector.register(ends, selectors.EVENT_READ)
+        except OSError:  # it cannot be watched: as if it had not been forked
+            os.kill(number, signal.SIGKILL)
+            os.waitpid(number, 0)
+            os.close(status)
+            return True
         self._running[ends] = (number, status)
-        self._selector.register(ends, selectors.EVENT_READ)
         _tell(status, number)
         return True
 
@@ -96,13 +106,13 @@ class ForkServer:
         self, variables: dict[str, str], server: int, incoming: int, outgoing: int, status: int, log: int
     ) -> None:
         try:
-            os.setsid()  # Ctrl-C reaches the driver alone
+            for stream in (1, 2):
+                os.dup2(log, stream)
+            os.setpgid(0, 0)  # to be signalled with those that it starts; the server's session is its own
             worker.end_with_parent()
             if os.getppid() != server:  # it died before this process could ask to end with it
                 os._exit(1)
             os.environ.update(variables)
-            for stream in (1, 2):
-                os.dup2(log, stream)
             self._selector.close()
             self._requests.close()
             for file in (log, status, *self._running, *(status for _, status in self._running.values())):
@@ -131,10 +141,10 @@ def main(module: str, requests: int) -> None:
     worker.end_with_parent()
     with socket.socket(fileno=requests) as listened:
         os.set_inheritable(requests, False)
-        worker.prepare(module)  # what it raises, each job raises again and tells
+        failed = worker.prepare(module)
         gc.collect()
         gc.freeze()  # so that the collector writes to no page that is shared with the jobs
-        if is_safe_to_fork():
+        if failed is None and is_safe_to_fork():  # else each job imports for itself, and tells what it raises
             ForkServer(module, listened).serve()
 
 

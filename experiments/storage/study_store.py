@@ -182,9 +182,11 @@ class StudyStore:
     def _attributes(self, config: TrainConfig) -> dict[str, object]:
         return {"config": config.as_dict()} | ({} if self.lease is None else {"driver": self.lease.driver})
 
-    def resume(self) -> TrialRow | None:
-        """Starts the first waiting trial again; None if none waits."""
+    def resume(self, wanted: Callable[[TrialRow], bool] = lambda row: True) -> TrialRow | None:
+        """Starts the first waiting trial that is wanted again; None if none waits."""
         for waiting in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            if not wanted(_row(waiting)):
+                continue
             trial_id = waiting._trial_id
             if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                 continue  # somebody else did

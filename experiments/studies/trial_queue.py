@@ -98,16 +98,24 @@ class TrialQueue:
         self._elsewhere = len(running) - self._store.asked
         failed = [row for row in by_state["failed"] if row.number not in self._failed_before]
         over = by_state["finished"] + by_state["pruned"]
-        begun = [*running, *(row for row in failed if row.run_id is not None)]
+        # An arm that failed here may have been trained by another driver since.
+        tried = [
+            row for row in failed if row.run_id is not None and self._store.fingerprint(row) not in self._store.trained
+        ]
+        begun = [*running, *tried]
         if self.trained(over) + sum(map(self._counts, begun)) >= self._trials:
             return left_behind, None
-        if waiting and (resumed := self._store.resume()) is not None:
+        if any(map(self._goes_on, waiting)) and (resumed := self._store.resume(self._goes_on)) is not None:
             return left_behind, Taken(resumed, resumed=True)
         taken = self._propose() if self._arms is None else self._next_arm([*running, *waiting, *failed])
         return left_behind, None if taken is None else Taken(taken, resumed=False)
 
     def _counts(self, row: TrialRow) -> bool:
         return self._arms is None or self._store.fingerprint(row) in self._arms
+
+    def _goes_on(self, row: TrialRow) -> bool:
+        """Whether to resume a waiting trial: no arm that a grid does not ask for; a foreign trial, to be refused."""
+        return row.config is None or self._counts(row)
 
     def _next_arm(self, others: Sequence[TrialRow]) -> TrialRow | None:
         """Starts the first arm that is neither trained nor that of another trial."""
