@@ -138,7 +138,7 @@ class ExecutorContract:
         executor.cancel(job)
         executor.cancel(job)
         assert ending_of(executor).state == "cancelled"
-        assert not is_alive(pid)
+        wait_until_dead(pid)
 
     def test_a_result_outweighs_a_cancellation(self, executor, tmp_path):
         """The job heard of it at its very end, and had something better to do."""
