@@ -37,6 +37,19 @@ def write_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch, first_lines: str)
     return "other_tasks"
 
 
+def told_of_one_request() -> bytes:
+    """What a server in this process tells of the only job that it is asked for."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    read, write = os.pipe()
+    with theirs:
+        with ours:
+            socket.send_fds(ours, [b"{}"], [write] * 4)
+        os.close(write)
+        ForkServer(TASKS, theirs).serve()
+    with os.fdopen(read, "rb") as status:
+        return status.read()
+
+
 class TestForked:
     def test_all_from_one_process(self, tmp_path):
         with LocalExecutor(2, tasks=TASKS, ahead=True) as executor:
@@ -153,15 +166,7 @@ class TestWhereForkingIsNotSafe:
             raise OSError("no more processes")
 
         monkeypatch.setattr(os, "fork", fail)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        read, write = os.pipe()
-        with theirs:
-            with ours:
-                socket.send_fds(ours, [b"{}"], [write] * 4)
-            os.close(write)
-            ForkServer(TASKS, theirs).serve()
-        assert os.read(read, 10) == b""  # no process, and nobody left who could tell of one
-        os.close(read)
+        assert told_of_one_request() == b""  # no process, and nobody left who could tell of one
 
     def test_a_process_that_cannot_be_watched_is_ended(self, monkeypatch):
         def fail(pid: int) -> int:
@@ -170,15 +175,7 @@ class TestWhereForkingIsNotSafe:
         waits = subprocess.Popen(["sleep", "60"])
         monkeypatch.setattr(os, "fork", lambda: waits.pid)
         monkeypatch.setattr(os, "pidfd_open", fail)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        read, write = os.pipe()
-        with theirs:
-            with ours:
-                socket.send_fds(ours, [b"{}"], [write] * 4)
-            os.close(write)
-            ForkServer(TASKS, theirs).serve()
-        assert os.read(read, 10) == b""
-        os.close(read)
+        assert told_of_one_request() == b""
         assert not is_alive(waits.pid)
         waits.returncode = -signal.SIGKILL  # the server has reaped it
 
