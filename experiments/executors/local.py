@@ -27,7 +27,7 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 class LocalExecutor(Executor):
-    """Runs each job in a process and a session of its own: Ctrl-C reaches the driver alone.
+    """Runs each job in a process and a process group of its own, in another session: Ctrl-C reaches the driver alone.
 
     What a job writes on stdout and stderr goes into `log.txt` in its folder.
 
