@@ -1,5 +1,6 @@
 """Jobs that are forked from one process: what they share, and what becomes of them when it fails."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 
-from experiments.executors import local
+from experiments.executors import forking
 from experiments.executors.forking import can_fork
-from experiments.executors.local import LocalExecutor
+from experiments.executors.local import LocalExecutor, local_forks
 from experiments.jobs import fork_server
 from experiments.jobs.environment import Environment
 from experiments.jobs.fork_server import ForkServer, is_safe_to_fork
@@ -102,7 +103,7 @@ class TestForked:
             executor.cancel(first)
             ended = ending_of(executor)
             assert (ended.job, ended.state) == (first, "cancelled")
-            assert parent_of(wait_for_pid(tmp_path / "trial_1" / "pid")) == executor._server.pid
+            assert parent_of(wait_for_pid(tmp_path / "trial_1" / "pid")) == executor._forks.server().pid
 
     def test_an_import_that_fails_is_told_as_it_failed(self, tmp_path, monkeypatch):
         """A second attempt in the same process would fail otherwise, as that of a module that is half loaded."""
@@ -113,22 +114,51 @@ class TestForked:
             assert "the cause" in ending_of(executor).traceback
 
 
+class TestSeveralExecutors:
+    def test_one_server_forks_for_all_of_them(self, tmp_path):
+        parents = []
+        with contextlib.closing(local_forks(tasks=TASKS)) as forks:
+            for threads in (1, 2):
+                with LocalExecutor(1, threads=threads, forks=forks) as executor:
+                    job = make_job(tmp_path, "hang", f"trial {threads}")
+                    executor.submit(job)
+                    pid = wait_for_pid(tmp_path / f"trial_{threads}" / "pid")
+                    parents.append(parent_of(pid))
+                wait_until_dead(pid)  # with its executor, and not with the server
+            server = forks.server().pid
+            assert parents == [server, server]
+        wait_until_dead(server)
+
+    @pytest.mark.slow
+    def test_each_has_threads_of_its_own(self, tmp_path):
+        found = []
+        with contextlib.closing(local_forks(tasks="tests.count_threads")) as forks:
+            for threads in (1, 6):
+                with LocalExecutor(1, threads=threads, forks=forks) as executor:
+                    executor.submit(make_job(tmp_path, name=f"trial {threads}"))
+                    ended = ending_of(executor)
+                    assert ended.state == "finished", ended.traceback
+                    found.append(ended.result["threads"])
+        assert found[1] - found[0] == 2 * (6 - 1)  # within an operation, and between operations
+
+
 class TestDeathOfTheServer:
     def test_between_two_jobs(self, tmp_path):
         with LocalExecutor(1, tasks=TASKS) as executor:
             executor.submit(make_job(tmp_path))
             run_to_end(executor)
-            os.kill(executor._server.pid, signal.SIGKILL)
-            wait_until_dead(executor._server.pid)
+            server = executor._forks.server().pid
+            os.kill(server, signal.SIGKILL)
+            wait_until_dead(server)
             executor.submit(make_job(tmp_path, "hang", "trial 1"))
             forked = wait_for_pid(tmp_path / "trial_1" / "pid")
-            assert parent_of(forked) == executor._server.pid
+            assert parent_of(forked) == executor._forks.server().pid
 
     def test_takes_the_running_jobs_along(self, tmp_path):
         with LocalExecutor(1, tasks=TASKS) as executor:
             executor.submit(make_job(tmp_path, "hang"))
             forked = wait_for_pid(tmp_path / "trial_0" / "pid")
-            os.kill(executor._server.pid, signal.SIGKILL)
+            os.kill(executor._forks.server().pid, signal.SIGKILL)
             ended = ending_of(executor)
             assert (ended.state, ended.reason, ended.died) == ("failed", "killed by SIGKILL (out of memory?)", True)
             wait_until_dead(forked)
@@ -189,7 +219,7 @@ class TestWhereForkingIsNotSafe:
         assert not can_fork()
 
     def test_a_system_without(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(local, "can_fork", lambda: False)
+        monkeypatch.setattr(forking, "can_fork", lambda: False)
         with LocalExecutor(1, tasks=TASKS, ahead=True) as executor:
             executor.submit(make_job(tmp_path, "hang"))
             assert parent_of(wait_for_pid(tmp_path / "trial_0" / "pid")) == os.getpid()
@@ -201,7 +231,7 @@ def test_a_forked_process_trains_bit_for_bit_as_a_fresh_one(tmp_path, tiny, monk
     config = TrainConfig(image_size=16, depth=1, filters=2, batch_size=4, epochs=2, augmentation="full")
     weights = {}
     for forked in (True, False):
-        monkeypatch.setattr(local, "can_fork", lambda forked=forked: forked)
+        monkeypatch.setattr(forking, "can_fork", lambda forked=forked: forked)
         with LocalExecutor(1, threads=1) as executor:
             for devices in ("auto", "cpu:2"):
                 folder = tmp_path / f"{devices}_{forked}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.executors import local
+from experiments.executors import forking, local
 from experiments.executors.local import LocalExecutor
 from experiments.jobs.messages import Job
 from tests.executor_contract import (
@@ -24,7 +24,7 @@ TASKS = "tests.fake_tasks"
 
 @pytest.fixture(params=[True, False], ids=["forked", "fresh"], autouse=True)
 def forks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> bool:
-    monkeypatch.setattr(local, "can_fork", lambda: request.param)
+    monkeypatch.setattr(forking, "can_fork", lambda: request.param)
     return bool(request.param)
 
 

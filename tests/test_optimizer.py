@@ -69,3 +69,21 @@ def test_a_long_gradient_is_shortened(optimizer: str, precision: str) -> None:
     np.testing.assert_allclose(step(long, clip_norm=0.0, **options)[1], [0.3, 0.4], rtol=1e-5)
     np.testing.assert_allclose(step(long, clip_norm=2.5, **options)[1], [0.15, 0.2], rtol=1e-5)
     np.testing.assert_allclose(step(long, clip_norm=50.0, **options)[1], [0.3, 0.4], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_keras_own(name: str) -> None:
+    config = TrainConfig(optimizer=name, learning_rate=0.01, weight_decay=0.1)
+    kind = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[name]
+    theirs = kind(0.01, weight_decay=0.1) if name == "adamw" else kind(0.01)
+    random = np.random.default_rng(0)
+    start, gradients = random.normal(size=(3, 4)), random.normal(size=(20, 3, 4))
+    found = []
+    for optimizer in (make_optimizer(config, STEPS), theirs):
+        variable = keras.Variable(start.astype(np.float32), name="kernel")
+        for gradient in gradients:
+            optimizer.apply([gradient.astype(np.float32)], [variable])
+        kept = optimizer._momentums[0].numpy(), optimizer._velocities[0].numpy()
+        found.append([variable.numpy(), *kept, optimizer.iterations.numpy()])
+    for ours, keras_own in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, keras_own, rtol=1e-5, atol=2e-6)  # 20 steps, weights of about 1

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import study
 from experiments.executors import study_executor
-from experiments.executors.local import LocalExecutor
+from experiments.executors.local import LocalExecutor, local_forks
 from experiments.executors.slots import Machine
 from experiments.executors.study_executor import open_executor
 from seg.data.manifest import Manifest
@@ -26,7 +26,7 @@ def values(tmp_path: Path, *options: str) -> argparse.Namespace:
 
 
 def shares(executor: LocalExecutor) -> tuple[int, list[str], str]:
-    return executor.slots, executor._free_gpus, executor._variables.get("OMP_NUM_THREADS", "all")
+    return executor.slots, executor._free_gpus, executor._threads.get("OMP_NUM_THREADS", "all")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_trials_need_is_imported_ahead(tiny: Manifest, tmp_path: Path, tria
     given = values(tmp_path)
     with open_executor(given, study.search_space(given).arms(), trials, tiny) as executor:
         assert isinstance(executor, LocalExecutor)
-        assert (executor._server is not None) == ahead
+        assert (executor._forks._server is not None) == ahead
 
 
 def test_the_default_measures_nothing(tiny: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,11 +68,7 @@ def test_the_default_measures_nothing(tiny: Manifest, tmp_path: Path, capsys: py
 def test_auto_measures_the_largest_model_once(
     tiny: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        study_executor,
-        "LocalExecutor",
-        lambda slots, **options: LocalExecutor(slots, tasks="tests.fake_speed", **options),
-    )
+    monkeypatch.setattr(study_executor, "local_forks", lambda: local_forks(tasks="tests.fake_speed"))
     given = values(tmp_path, "--slots=auto", "--loss=bce", "--filters=8,32,16")
     for _ in range(2):
         with open_executor(given, study.search_space(given).arms(), 6, tiny) as executor:

@@ -49,7 +49,8 @@ def _case(setting: Setting, filters: int, size: int, precision: str) -> Case:
     contenders = [contender(OURS, "ours"), contender(KERAS, "keras"), contender(TORCH, "torch", "torch")]
     # Beyond, all of them together would not fit into memory; and compiling takes longer than a short benchmark has.
     if precision == "float32" and filters * size**2 <= 32 * 256**2 and not setting.short:
-        jax = Contender(JAX, f"{__name__}:keras", settings | {"jax": True}, ("jax",), {"KERAS_BACKEND": "jax"})
+        fewer = {"jax": True, "steps": max(1, steps // 4)}  # each takes two to ten times as long on a CPU
+        jax = Contender(JAX, f"{__name__}:keras", settings | fewer, ("jax",), {"KERAS_BACKEND": "jax"})
         contenders.append(jax)
     peers = tuple(one.name for one in contenders[1:])
     if filters == 16 and size == 128 and not setting.short:

@@ -1,5 +1,6 @@
 """`ForkedProcess`: a job's process that a fork server makes, for the executor that asked for it."""
 
+import contextlib
 import json
 import os
 import select
@@ -109,6 +110,45 @@ class ForkServerProcess:
         self._requests.close()
         self._process.kill()
         self._process.wait()
+
+
+class Forks:
+    """The fork server of one executor, or of several that come one after the other; each job's process comes from it.
+
+    Args:
+        tasks: module of the tasks.
+        environment: variables of its process, and so of all jobs' processes.
+    """
+
+    def __init__(self, tasks: str, environment: dict[str, str]) -> None:
+        self.tasks = tasks
+        self.environment = environment
+        self.possible = can_fork()
+        self._server: ForkServerProcess | None = None
+
+    def ahead(self) -> None:
+        """A job is sure to come: what it needs is imported from now on."""
+        if self.possible:
+            with contextlib.suppress(OSError):  # the first job imports for itself, then
+                self.server()
+
+    def server(self) -> ForkServerProcess:
+        """The one that lives, or a new one.
+
+        Raises:
+            OSError: if it cannot be started.
+        """
+        if self._server is not None and self._server.has_exited():
+            self.close()
+        if self._server is None:
+            self._server = ForkServerProcess(self.tasks, self.environment)
+        return self._server
+
+    def close(self) -> None:
+        """Ends the server and, with it, whatever it forked."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
 
 class ForkedProcess:

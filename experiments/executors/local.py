@@ -10,12 +10,14 @@ from pathlib import Path
 
 from experiments.command_line.passwords import without_secrets
 from experiments.executors.base import Executor
-from experiments.executors.forking import ForkServerProcess, can_fork
+from experiments.executors.forking import Forks
 from experiments.executors.process import WorkerProcess
 from experiments.jobs.messages import Job, JobEnded, JobEvent, JobReported
 
 GRACE_SECONDS = 5.0
 """What a cancelled process gets between SIGTERM and SIGKILL."""
+
+TASKS = "experiments.jobs.tasks"
 
 _POLL_SECONDS = 0.2
 
@@ -24,6 +26,11 @@ def thread_variables(threads: int) -> dict[str, str]:
     """What limits the threads of TensorFlow and NumPy in a process that has not started them; 0: no limit."""
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
     return dict.fromkeys(names, str(threads)) if threads else {}
+
+
+def local_forks(environment: Mapping[str, str] | None = None, tasks: str = TASKS) -> Forks:
+    """Where jobs of this machine come from: a process with this one's variables, less what is secret, and more."""
+    return Forks(tasks, without_secrets(os.environ) | dict(environment or {}))
 
 
 class LocalExecutor(Executor):
@@ -42,6 +49,8 @@ class LocalExecutor(Executor):
         environment: further variables of the jobs' processes.
         tasks: the module whose `run(job, report)` does the work; its `prepare()`, if any, is called ahead.
         ahead: a job is sure to come: what it needs is imported from now on.
+        forks: of a caller that has several executors, one after the other: what jobs need is imported once for all
+            of them. It decides tasks and environment, and the caller closes it.
     """
 
     def __init__(
@@ -51,23 +60,22 @@ class LocalExecutor(Executor):
         gpus: Sequence[str] = (),
         threads: int = 0,
         environment: Mapping[str, str] | None = None,
-        tasks: str = "experiments.jobs.tasks",
+        tasks: str = TASKS,
         ahead: bool = False,
+        forks: Forks | None = None,
     ) -> None:
         if gpus and len(gpus) != slots:
             raise ValueError(f"gpus must name the GPUs of each of the {slots} slots, got {len(gpus)}.")
         self._slots = slots
         self._free_gpus = list(gpus)
-        self._variables = thread_variables(threads) | dict(environment or {})
-        self._tasks = tasks
-        self._forks = can_fork()
-        self._server: ForkServerProcess | None = None
+        self._threads = thread_variables(threads)
+        self._forks = forks or local_forks(environment, tasks)
+        self._forks_are_shared = forks is not None
         self._processes: dict[str, WorkerProcess] = {}
         self._stillborn: list[JobEvent] = []
         self._selector = selectors.DefaultSelector()
-        if ahead and self._forks:
-            with contextlib.suppress(OSError):  # the first job imports for itself, then
-                self._fork_server()
+        if ahead:
+            self._forks.ahead()
 
     @property
     def slots(self) -> int:
@@ -87,23 +95,12 @@ class LocalExecutor(Executor):
             self._selector.register(file, selectors.EVENT_READ)
 
     def _start(self, job: Job, gpus: str | None) -> WorkerProcess:
-        variables = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-        if self._forks:
+        variables = self._threads | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+        forks = self._forks
+        if forks.possible:
             with contextlib.suppress(OSError):  # the server died this moment, or there can be none
-                return WorkerProcess(job, gpus, self._tasks, variables, self._fork_server())
-        return WorkerProcess(job, gpus, self._tasks, self._environment() | variables, None)
-
-    def _environment(self) -> dict[str, str]:
-        return without_secrets(os.environ) | self._variables
-
-    def _fork_server(self) -> ForkServerProcess:
-        """The one that lives, or a new one."""
-        if self._server is not None and self._server.has_exited():
-            self._server.close()
-            self._server = None
-        if self._server is None:
-            self._server = ForkServerProcess(self._tasks, self._environment())
-        return self._server
+                return WorkerProcess(job, gpus, forks.tasks, variables, forks.server())
+        return WorkerProcess(job, gpus, forks.tasks, forks.environment | variables, None)
 
     def wait(self, timeout: float) -> list[JobEvent]:
         deadline = time.monotonic() + timeout
@@ -132,7 +129,7 @@ class LocalExecutor(Executor):
                 events.append(process.ending())
             self._forget(process)
             if not began:  # the server must not fork, or failed: what is wrong, a process of the job's own will tell
-                self._forks = False
+                self._forks.possible = False
                 self.submit(process.job)
         return events
 
@@ -163,7 +160,6 @@ class LocalExecutor(Executor):
             process.signal(signal.SIGKILL)
             process.wait()
             self._forget(process)
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if not self._forks_are_shared:
+            self._forks.close()
         self._selector.close()

@@ -4,7 +4,6 @@ import hashlib
 import json
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ SECONDS = 5.0
 WORTH_IT = 1.05
 """More trials at a time must train so many times the images of fewer: each has its start and its memory."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,8 @@ class Speed:
     Attributes:
         slots, share: the division.
         images_per_second: of training, all slots together; 0 if their jobs failed.
-        start_seconds: from the start of a trial's process to its third step.
+        start_seconds: from the start of a trial's process to its third step, the longest of the slots; what a fork
+            server imports once is not in it.
         model_bytes, checkpoint_bytes: of one trial, as `StepSpeed` has them.
         reason: why the jobs failed.
     """
@@ -94,11 +94,10 @@ def _measure(executor: Executor, division: Division, config: TrainConfig, manife
     """Starts a job per slot, lets all begin once all are ready, and adds up what they trained."""
     arguments = {"config": config.as_dict(), "dataset": str(manifest.folder.absolute()), "seconds": SECONDS}
     names = [f"speed {number + 1} of {division.slots}" for number in range(division.slots)]
-    started = time.monotonic()
     for name in names:
         place = folder.absolute() / name.replace(" ", "_")
         executor.submit(Job(name=name, task="speed", folder=str(place), arguments=arguments))
-    waiting, ended, ready_after = list[Job](), list[JobEnded](), 0.0
+    waiting, ended = list[Job](), list[JobEnded]()
     while len(ended) < len(names):
         for event in executor.wait(1.0):
             if isinstance(event, JobReported):
@@ -106,14 +105,13 @@ def _measure(executor: Executor, division: Division, config: TrainConfig, manife
             else:
                 ended.append(event)
         if waiting and len(waiting) + len(ended) == len(names):
-            ready_after = time.monotonic() - started
             for job in waiting:
                 executor.answer(job, True)
             waiting.clear()
-    return _sum(division, ended, ready_after, config.batch_size)
+    return _sum(division, ended, config.batch_size)
 
 
-def _sum(division: Division, ended: Sequence[JobEnded], ready_after: float, batch_size: int) -> Speed:
+def _sum(division: Division, ended: Sequence[JobEnded], batch_size: int) -> Speed:
     for failed in (each for each in ended if each.result is None):
         if failed.user_error:
             raise UserError(failed.reason.removeprefix("UserError: "))
@@ -124,7 +122,7 @@ def _sum(division: Division, ended: Sequence[JobEnded], ready_after: float, batc
         slots=division.slots,
         share=division.share,
         images_per_second=sum(result["images_per_second"] for result in results),
-        start_seconds=ready_after,
+        start_seconds=max(result["start_seconds"] for result in results),
         model_bytes=results[0]["model_bytes"],
         checkpoint_bytes=results[0]["checkpoint_bytes"],
     )

@@ -10,9 +10,10 @@ from pathlib import Path
 from experiments.command_line.options import AUTO
 from experiments.executors.base import Executor
 from experiments.executors.forecast import forecast
+from experiments.executors.forking import Forks
 from experiments.executors.gpus import gpu_groups, visible_gpus
-from experiments.executors.local import LocalExecutor
-from experiments.executors.slot_speed import fastest, key_of, remember, remembered
+from experiments.executors.local import LocalExecutor, local_forks
+from experiments.executors.slot_speed import Speed, fastest, key_of, remember, remembered
 from experiments.executors.slots import Division, Machine, candidates, divide, here
 from experiments.storage.remaining import remaining
 from seg.config import TrainConfig
@@ -42,11 +43,31 @@ def open_executor(
         JobFailed: if the speed cannot be measured.
     """
     check(values)
-    per_trial = _gpus_per_trial(values)
-    largest = max(arms, key=lambda arm: (arm.filters, arm.depth))
     machines = _machines(values)
     left = remaining(values.storage, values.study, trials)
-    path = _place(values, machines, trials, largest, manifest)
+    # Measuring and the study have executors of their own, for which what trials need is imported once.
+    with contextlib.closing(local_forks()) as forks:
+        if left and values.executor == "local":
+            forks.ahead()
+        division, speed = _division(values, arms, trials, manifest, machines, left, forks)
+        if left:
+            print(forecast(trials, left, division, _largest(arms), manifest, speed), file=sys.stderr)
+        with _open(values, division, forks) as executor:
+            yield executor
+
+
+def _division(
+    values: argparse.Namespace,
+    arms: Sequence[TrainConfig],
+    trials: int,
+    manifest: Manifest,
+    machines: Sequence[Machine],
+    left: int,
+    forks: Forks,
+) -> tuple[Division, Speed | None]:
+    """As the options say, or as measuring does; and what was measured of it, now or before."""
+    per_trial = _gpus_per_trial(values)
+    path = _place(values, machines, trials, _largest(arms), manifest)
     speed = remembered(path)
     if values.slots != AUTO:
         division = divide(machines, values.slots, per_trial)
@@ -56,14 +77,14 @@ def open_executor(
         if speed is None and left:
             divisions = candidates(machines, per_trial, trials)
             scratch = path.with_suffix("")
-            speed = fastest(divisions, largest, manifest, lambda each: _open(values, each, ahead=True), scratch)
+            speed = fastest(divisions, _largest(arms), manifest, lambda each: _open(values, each, forks), scratch)
             remember(path, speed)
         division = speed.division if speed is not None else divide(machines, 1, per_trial)
-    known = speed if speed is not None and speed.division == division else None
-    if left:
-        print(forecast(trials, left, division, largest, manifest, known), file=sys.stderr)
-    with _open(values, division, ahead=left > 0) as executor:
-        yield executor
+    return division, speed if speed is not None and speed.division == division else None
+
+
+def _largest(arms: Sequence[TrainConfig]) -> TrainConfig:
+    return max(arms, key=lambda arm: (arm.filters, arm.depth))
 
 
 def check(values: argparse.Namespace) -> None:
@@ -100,20 +121,20 @@ def _place(
     return Path(values.workspace) / "speeds" / f"{key}.json"
 
 
-def _open(values: argparse.Namespace, division: Division, ahead: bool) -> Executor:
+def _open(values: argparse.Namespace, division: Division, forks: Forks) -> Executor:
     if values.executor == "ray":
         from experiments.executors.ray import RayExecutor
 
         # auto follows the nodes that come
         limit = 0 if values.slots == AUTO else division.slots
         return RayExecutor(values.ray_address, slots=limit, share=division.share)
-    return _local_executor(division, _gpus_per_trial(values), ahead)
+    return _local_executor(division, _gpus_per_trial(values), forks)
 
 
-def _local_executor(division: Division, gpus_per_trial: int | None, ahead: bool) -> LocalExecutor:
+def _local_executor(division: Division, gpus_per_trial: int | None, forks: Forks) -> LocalExecutor:
     """This machine, divided. One slot sees and uses all that this process may, unless `gpus_per_trial` says less."""
     slots = division.slots
     if slots == 1 and gpus_per_trial is None:
-        return LocalExecutor(1, ahead=ahead)
+        return LocalExecutor(1, forks=forks)
     gpus = gpu_groups(visible_gpus(os.environ), slots, division.share.gpus)
-    return LocalExecutor(slots, gpus=gpus, threads=division.share.cpus if slots > 1 else 0, ahead=ahead)
+    return LocalExecutor(slots, gpus=gpus, threads=division.share.cpus if slots > 1 else 0, forks=forks)

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import psutil
 
 from experiments.command_line.code_version import note_code
 from experiments.jobs.environment import ENVIRONMENT, Environment
@@ -59,8 +61,9 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
 
     Returns:
         for `train`, the fields of the TrainResult and, as `cost`, those of the ModelCost; for `evaluate`, what
-        docs/protocol.md says of evaluation.json; for `speed`, the fields of the StepSpeed. The first two leave files in
-        the job's folder; see docs/architecture.md.
+        docs/protocol.md says of evaluation.json; for `speed`, the fields of the StepSpeed and, as `start_seconds`, how
+        long the process was at work before it measured. The first two leave files in the job's folder; see
+        docs/architecture.md.
     """
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,8 +131,16 @@ def speed(
 
     settings = TrainConfig(**config)
     strategy = make_strategy(settings.devices)
-    ready = EpochReport(epoch=0, train_loss=0.0, val_loss=0.0, val_dice=0.0, images_per_second=0.0, seconds=0.0)
-    return asdict(measure_step_speed(settings, Manifest.load(Path(dataset)), strategy, seconds, lambda: report(ready)))
+    begun = psutil.Process().create_time()
+    started = 0.0
+
+    def ready() -> None:
+        nonlocal started
+        started = time.time() - begun
+        report(EpochReport(epoch=0, train_loss=0.0, val_loss=0.0, val_dice=0.0, images_per_second=0.0, seconds=0.0))
+
+    found = measure_step_speed(settings, Manifest.load(Path(dataset)), strategy, seconds, ready)
+    return asdict(found) | {"start_seconds": started}
 
 
 def evaluate(

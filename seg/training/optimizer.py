@@ -67,9 +67,36 @@ class _ClipsTheWholeGradient:
         return list(zip(clipped, variables, strict=True))
 
 
-class ClippingAdam(_ClipsTheWholeGradient, keras.optimizers.Adam):
+class _StepsInOneOperation:
+    """Adam's step for a variable: Keras's own formula, without an array for each of its dozen operations.
+
+    Where a model has millions of weights, writing and reading those takes longer than the formula.
+    """
+
+    def update_step(self, gradient: Any, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        step = tf.cast(self.iterations.value + 1, variable.dtype)  # type: ignore[attr-defined]
+        beta_1, beta_2, epsilon = (
+            tf.constant(value, variable.dtype)
+            for value in (self.beta_1, self.beta_2, self.epsilon)  # type: ignore[attr-defined]
+        )
+        index = self._get_variable_index(variable)  # type: ignore[attr-defined]
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,  # type: ignore[attr-defined]
+            v=self._velocities[index].value.handle,  # type: ignore[attr-defined]
+            beta1_power=tf.pow(beta_1, step),
+            beta2_power=tf.pow(beta_2, step),
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=epsilon,
+            grad=tf.cast(gradient, variable.dtype),
+        )
+
+
+class ClippingAdam(_ClipsTheWholeGradient, _StepsInOneOperation, keras.optimizers.Adam):
     pass
 
 
-class ClippingAdamW(_ClipsTheWholeGradient, keras.optimizers.AdamW):
+class ClippingAdamW(_ClipsTheWholeGradient, _StepsInOneOperation, keras.optimizers.AdamW):
     pass
