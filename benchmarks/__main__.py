@@ -10,13 +10,14 @@ import argparse
 import importlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.harness import CaseResult, run_case
+from benchmarks.harness import Case, CaseResult, run_case
 from benchmarks.machine import describe
 from benchmarks.plot import plot
 from benchmarks.setting import Setting
@@ -34,7 +35,7 @@ _SHORT = ("convert", "pipeline", "training_step", "study", "inference")  # the o
 
 def build_parser() -> argparse.ArgumentParser:
     output = Option(type=str, default="benchmark", help="folder for the table, the JSON and the plot")
-    names = ["data", "workspace", "mode", "parts", "rounds", "threads", "clock", "output"]
+    names = ["data", "workspace", "mode", "parts", "cases", "rounds", "threads", "clock", "output"]
     built = parser("benchmark", __doc__ or "", names, output=output)
     built.prog = "python -m benchmarks"
     return built
@@ -84,13 +85,26 @@ def read_setting(values: argparse.Namespace) -> Setting:
     )
 
 
-def measure(parts: Sequence[str], setting: Setting, logs: Path) -> Iterator[CaseResult]:
-    """Runs the cases of the parts, and says on stderr what it does."""
+def chosen_cases(parts: Sequence[str], text: str, setting: Setting) -> list[Case]:
+    """The cases of the parts whose names hold the text.
+
+    Raises:
+        UserError: if there is none.
+    """
+    cases = [case for part in parts for case in importlib.import_module(f"benchmarks.parts.{part}").cases(setting)]
+    found = [case for case in cases if text in case.name]
+    if not found:
+        names = "; ".join(case.name for case in cases)
+        raise UserError(f"cases must be part of the name of one, got '{text}'; there are: {names}.")
+    return found
+
+
+def measure(cases: Sequence[Case], setting: Setting, logs: Path) -> Iterator[CaseResult]:
+    """Runs the cases, and says on stderr what it does."""
     logs.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        for case in importlib.import_module(f"benchmarks.parts.{part}").cases(setting):
-            print(f"{time.strftime('%H:%M:%S')} {case.part}: {case.name}", file=sys.stderr, flush=True)
-            yield run_case(case, logs, setting.threads, setting.clock, lambda line: print(f"  {line}", file=sys.stderr))
+    for case in cases:
+        print(f"{time.strftime('%H:%M:%S')} {case.part}: {case.name}", file=sys.stderr, flush=True)
+        yield run_case(case, logs, setting.threads, setting.clock, lambda line: print(f"  {line}", file=sys.stderr))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,15 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = chosen_parts(values.parts, values.mode)
     tracker = Tracker(launch.tracking_uri, None)
     setting = read_setting(values)
+    cases = chosen_cases(parts, values.cases, setting)
     manifest = Manifest.load(Path(setting.dataset(64)))
-    parameters = {name: getattr(values, name) for name in ("mode", "parts", "rounds", "threads", "clock")}
+    parameters = {name: getattr(values, name) for name in ("mode", "parts", "cases", "rounds", "threads", "clock")}
     run_id = tracker.start_run("benchmark", parameters, manifest, adopt=launch.run_id)
     with tracker.ending(run_id):
         machine = describe(setting.threads) | {"clock": setting.clock}
-        options = " ".join(f"--{name}={value}" for name, value in parameters.items())
+        options = " ".join(f"--{name}={shlex.quote(str(value))}" for name, value in parameters.items() if value != "")
         output = Path(values.output)
         found: list[CaseResult] = []
-        for result in measure(parts, setting, output / "logs"):  # a full benchmark takes hours: what it has, it keeps
+        for result in measure(cases, setting, output / "logs"):  # a full benchmark takes hours: what it has, it keeps
             found.append(result)
             machine["load_at_end"] = [round(load, 1) for load in os.getloadavg()]
             content = results.as_json(machine, f"python -m benchmarks {options}", found)

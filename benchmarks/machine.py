@@ -24,12 +24,17 @@ PACKAGES = (
 _FORMATS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
+def computes_in_bfloat16() -> bool:
+    """Whether the processor has instructions for that format."""
+    return any("bf16" in name for name in _instructions(_cpu()))
+
+
 def describe(threads: int) -> dict[str, Any]:
     """Machine, versions and threads, for people and for the JSON."""
     cpu = _cpu()
     return {
         "cpu": cpu.get("model name", platform.processor() or platform.machine()),
-        "instructions": [name for name in _FORMATS if name in cpu.get("flags", "").split()],
+        "instructions": _instructions(cpu),
         "cores": os.cpu_count(),
         "threads": threads,
         "gpus": _gpus(),
@@ -58,6 +63,10 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _instructions(cpu: dict[str, str]) -> list[str]:
+    return [name for name in _FORMATS if name in cpu.get("flags", "").split()]
 
 
 def _cpu() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """`experiments.jobs.tasks` with a clock: the tasks that the benchmark's study gives to its executor.
 
-Leaves `stages.json` in the job's folder: seconds of each stage since the job's process had it. What the process did
-before, to be there, is its study's to know.
+Leaves `stages.json` in the job's folder: `began`, when the job's process had it, and the seconds of each stage since.
 """
 
 import json
@@ -36,6 +35,7 @@ def run(job: Job, report: Callable[[EpochReport], bool]) -> dict[str, Any]:
     result = tasks.run(job, on_epoch)
     usual = min(epochs)
     stages = {
+        "began": started,
         "devices": loaded - started,
         "tracing": reported[1] - loaded - usual,
         "epochs": usual + reported[-1] - reported[1],

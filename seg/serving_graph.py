@@ -6,6 +6,7 @@ Travels with the registered model. Imports Keras, so that it is imported where a
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -14,8 +15,9 @@ def serving_graph(model: Any) -> Any:
     """From uint8 images to logits, in one graph for batches of every length: layer by layer takes several times longer.
 
     With its weights as constants, TensorFlow makes normalisation a part of the convolutions, and transposed
-    convolutions become convolutions; both round otherwise. A model of half precision stays as it is: its rounding is
-    what was validated.
+    convolutions become convolutions; both round otherwise. TensorFlow leaves normalisation alone in bfloat16, where
+    Keras computes it in float32: it is folded into the convolutions here, and the logits are as far from those of
+    float32 as before. A model of float16 stays as it is: a weight might not be a number any more.
 
     Args:
         model: from (batch, height, width, 3), 0 to 255, to logits; it is not changed.
@@ -23,14 +25,15 @@ def serving_graph(model: Any) -> Any:
     Returns:
         a function from (batch, height, width, 3) uint8 to logits (batch, height, width, channels) float32.
     """
-    exact = all(layer.compute_dtype == "float32" for layer in model._flatten_layers())
-    served = _without_transposed(model) if exact else model
+    formats = {layer.compute_dtype for layer in model._flatten_layers()}
+    known = formats <= {"float32", "bfloat16"}
+    served = _put_differently(model, folded="bfloat16" in formats) if known else model
 
     def logits(pictures: tf.Tensor) -> tf.Tensor:
         return served(tf.cast(pictures, tf.float32), training=False)
 
     graph = tf.function(logits, input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])
-    if not exact:
+    if not known:
         return graph
     constant = convert_variables_to_constants_v2(graph.get_concrete_function())
     # Called as a function, it would compare its arguments with two signatures first: 0.3 ms.
@@ -53,18 +56,71 @@ class _Doubling(keras.layers.Conv2DTranspose):
         return tf.nn.depth_to_space(outputs, 2)
 
 
-def _without_transposed(model: Any) -> Any:
-    """A copy of the model with `_Doubling` layers; the model itself where there is nothing to put them for."""
-    if not any(map(_doubles, model.layers)):
+class _Nothing(keras.layers.Layer):
+    """What is left of a normalisation whose work the convolution before it does."""
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
+        return inputs
+
+
+def _put_differently(model: Any, folded: bool) -> Any:
+    """A copy of the model with `_Doubling` layers; the model itself where there is nothing to change.
+
+    Args:
+        folded: convolutions take over the normalisation that follows them.
+    """
+    normalized = _convolutions_before_normalization(model) if folded else {}
+    followers = {normalization.name for normalization in normalized.values()}
+    if not normalized and not any(map(_doubles, model.layers)):
         return model
 
     def copy(layer: Any) -> Any:
-        kind = _Doubling if _doubles(layer) else type(layer)
-        return kind.from_config(layer.get_config())
+        config = layer.get_config()
+        if layer.name in followers:
+            return _Nothing(name=layer.name, dtype=layer.dtype_policy)
+        if layer.name in normalized:
+            config["use_bias"] = True
+        return (_Doubling if _doubles(layer) else type(layer)).from_config(config)
 
     copied = keras.models.clone_model(model, clone_function=copy)
-    copied.set_weights(model.get_weights())
+    for layer, new in zip(model.layers, copied.layers, strict=True):
+        if layer.name in normalized:
+            new.set_weights(_with_normalization(layer, normalized[layer.name]))
+        elif layer.name not in followers:
+            new.set_weights(layer.get_weights())
     return copied
+
+
+def _convolutions_before_normalization(model: Any) -> dict[str, Any]:
+    """The batch normalisation that is the only one to hear of a convolution, by the convolution's name."""
+    heard: dict[str, list[Any]] = {}  # operations that are no layers too
+    for nodes in model._nodes_by_depth.values():
+        for node in nodes:
+            for given in node.input_tensors:
+                heard.setdefault(given._keras_history.operation.name, []).append(node.operation)
+    outputs = {given._keras_history.operation.name for given in model.outputs}
+    return {
+        layer.name: heard[layer.name][0]
+        for layer in model.layers
+        if type(layer) in (keras.layers.Conv2D, keras.layers.SeparableConv2D)
+        and layer.activation is keras.activations.linear
+        and layer.name not in outputs
+        and [type(listener) for listener in heard.get(layer.name, [])] == [keras.layers.BatchNormalization]
+    }
+
+
+def _with_normalization(convolution: Any, normalization: Any) -> list[np.ndarray]:
+    """The convolution's weights, which give what the normalisation would make of its result, and a bias."""
+    *kernels, bias = convolution.get_weights() if convolution.use_bias else [*convolution.get_weights(), 0.0]
+    mean, variance = normalization.moving_mean.numpy(), normalization.moving_variance.numpy()
+    factor = 1 / np.sqrt(variance + normalization.epsilon)
+    if normalization.scale:
+        factor *= normalization.gamma.numpy()
+    shift = (bias - mean) * factor
+    if normalization.center:
+        shift += normalization.beta.numpy()
+    *before, last = kernels  # of a separable convolution, the one over the channels comes last
+    return [*before, last * factor, shift]
 
 
 def _doubles(layer: Any) -> bool:

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from benchmarks import results
-from benchmarks.__main__ import PARTS, build_parser, chosen_parts, main, read_setting
+from benchmarks.__main__ import PARTS, build_parser, chosen_cases, chosen_parts, main, read_setting
 from benchmarks.harness import NOT_INSTALLED, Case, CaseResult, Contender, Outcome, Target, run_case
 from benchmarks.machine import describe
 from benchmarks.parts import quality
 from benchmarks.parts.scaling import replica_contenders
 from benchmarks.plot import plot
 from benchmarks.sample import sample
+from benchmarks.setting import Setting
 from seg.data.convert import convert
 from seg.data.demo import write_demo
 from seg.data.layout import find_splits
@@ -240,6 +241,15 @@ class TestCommand:
         assert chosen_parts("study,convert", "short") == ("study", "convert")
         with pytest.raises(UserError, match=r"parts must be all or some of convert, .* got 'speed'"):
             chosen_parts("convert,speed", "full")
+
+    def test_cases(self, tmp_path: Path) -> None:
+        setting = Setting("full", tmp_path, tmp_path, threads=2)
+        (found,) = chosen_cases(["training_step"], "filters 8, 256 px, mixed", setting)
+        assert found.name == "filters 8, 256 px, mixed_bfloat16"
+        assert len(chosen_cases(["training_step"], "", setting)) == 17  # four widths, two sizes, two formats; the peak
+        message = r"cases must be part of the name of one, got 'filters 9'; there are: filters 8, 128 px, float32; "
+        with pytest.raises(UserError, match=message):
+            chosen_cases(["training_step"], "filters 9", setting)
 
     @pytest.mark.parametrize(
         ("option", "message"),

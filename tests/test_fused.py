@@ -10,56 +10,31 @@ from keras import layers
 
 from seg.config import TrainConfig
 from seg.models import build_model
-from seg.training.fused import FusedBatchNormalization, pixels_side_by_side, with_fused_normalization
-
-SHAPES = {
-    "as they are": (4, 5, 7, 6),
-    "side by side in 16 bits": (3, 8, 4, 8),
-    "side by side": (3, 8, 4, 6),
-    "more than a vector": (2, 4, 8, 20),
-}
+from seg.training.fused import FusedBatchNormalization, with_fused_normalization
 
 
-def pictures(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(0).normal(3.0, 2.0, shape).astype(np.float32)
+def pictures(channels: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(3.0, 2.0, (4, 5, 7, channels)).astype(np.float32)
 
 
 def normalization(
-    kind: type[layers.BatchNormalization], shape: tuple[int, ...], dtype: str = "float32"
+    kind: type[layers.BatchNormalization], channels: int, dtype: str = "float32"
 ) -> layers.BatchNormalization:
     layer = kind(momentum=0.9, dtype=dtype)
-    layer.build(shape)
-    layer.gamma.assign(np.linspace(0.5, 2.0, shape[-1]))
-    layer.beta.assign(np.linspace(-1.0, 1.0, shape[-1]))
+    layer.build((None, 5, 7, channels))
+    layer.gamma.assign(np.linspace(0.5, 2.0, channels))
+    layer.beta.assign(np.linspace(-1.0, 1.0, channels))
     return layer
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype", "pixels"),
-    [
-        ((3, 8, 4, 8), tf.bfloat16, 2),
-        ((3, 8, 4, 8), tf.float16, 2),
-        ((3, 8, 4, 8), tf.float32, 1),
-        ((3, 8, 4, 6), tf.float32, 4),
-        ((3, 8, 4, 24), tf.bfloat16, 2),
-        ((3, 8, 4, 32), tf.bfloat16, 1),
-        ((3, 5, 7, 6), tf.bfloat16, 1),  # 35 pixels cannot be taken two at a time
-    ],
-)
-def test_channels_make_whole_vectors_where_pixels_can_be_taken_together(
-    shape: tuple[int, ...], dtype: tf.DType, pixels: int
-) -> None:
-    assert pixels_side_by_side(tf.zeros(shape, dtype)) == pixels
-
-
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("channels", [6, 16])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("mixed_bfloat16", 0.05), ("mixed_float16", 0.01)])
 class TestFusedBatchNormalization:
-    def test_a_training_step_is_keras_own(self, shape: tuple[int, ...], dtype: str, tolerance: float) -> None:
+    def test_a_training_step_is_keras_own(self, channels: int, dtype: str, tolerance: float) -> None:
         found = []
         for kind in (layers.BatchNormalization, FusedBatchNormalization):
-            layer = normalization(kind, shape, dtype)
-            images = tf.Variable(pictures(shape))
+            layer = normalization(kind, channels, dtype)
+            images = tf.Variable(pictures(channels))
             with tf.GradientTape() as tape:
                 result = tf.cast(layer(images, training=True), tf.float32)
                 loss = tf.reduce_sum(tf.sin(result))
@@ -68,13 +43,11 @@ class TestFusedBatchNormalization:
         for keras_own, fused in zip(*found, strict=True):
             np.testing.assert_allclose(fused, keras_own, rtol=tolerance, atol=tolerance)
 
-    def test_without_training_it_is_keras_own_bit_for_bit(
-        self, shape: tuple[int, ...], dtype: str, tolerance: float
-    ) -> None:
+    def test_without_training_it_is_keras_own_bit_for_bit(self, channels: int, dtype: str, tolerance: float) -> None:
         results = []
         for kind in (layers.BatchNormalization, FusedBatchNormalization):
-            layer = normalization(kind, shape, dtype)
-            results.append(tf.cast(layer(pictures(shape), training=False), tf.float32).numpy())
+            layer = normalization(kind, channels, dtype)
+            results.append(tf.cast(layer(pictures(channels), training=False), tf.float32).numpy())
         np.testing.assert_array_equal(*results)
 
 

@@ -214,10 +214,6 @@ class TestTheQueue:
             assert queues[0].elsewhere == 1
             rows = stores[0].trials()
             assert [row.driver for row in rows] == [leases[1].driver, leases[0].driver]
-            mine = [config for row in rows[1:] if (config := row.config) is not None]
-            part = TrialQueue(stores[0], make_space(), 1, mine, Progress())
-            assert part.take() is None
-            assert part.elsewhere == 0  # what the other runs is no arm of this grid: nothing to wait for
             for store, number in ((stores[0], 1), (stores[1], 0)):
                 store.fail(number, "over")
             revive(url)

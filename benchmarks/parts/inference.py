@@ -2,10 +2,12 @@
 
 The peers are given pictures at the training size and return the probabilities of each pixel. So does `seg`: the
 predictor of a registered model, loaded by MLflow, whose answers also hold the mask, its confidence and whether the
-picture is unlike the training images. `seg, file to file` is the whole registered model, from the bytes of a PNG to the
-bytes of the mask's PNG.
+picture is unlike the training images. All compute in float32, but for `seg, bfloat16`: the same model as
+`precision=auto` trains it where the processor has that format, for which ONNX Runtime has no convolution on a CPU.
+`seg, file to file` is the whole registered model, from the bytes of a PNG to the bytes of the mask's PNG.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Case, Contender, Target
+from benchmarks.machine import computes_in_bfloat16
 from benchmarks.setting import Setting
+from experiments.executors.gpus import visible_gpus
 
-OURS, WHOLE, CALL, PREDICT, ONNX, TORCH = (
+OURS, REDUCED, WHOLE, CALL, PREDICT, ONNX, TORCH = (
     "seg",
+    "seg, bfloat16",
     "seg, file to file",
     "bare Keras call",
     "Keras predict_on_batch",
@@ -27,6 +32,7 @@ OURS, WHOLE, CALL, PREDICT, ONNX, TORCH = (
 
 def cases(setting: Setting) -> list[Case]:
     size, filters = (32, 2) if setting.tiny else (128, 16)
+    has_reduced = computes_in_bfloat16() and not visible_gpus(os.environ)
     found = []
     for batch in (1, 8):
         calls = 3 if setting.tiny else (12 if setting.short else 48) // batch + 2
@@ -44,8 +50,10 @@ def cases(setting: Setting) -> list[Case]:
         ) -> Contender:
             return Contender(name, f"{__name__}:{function}", settings | more, needs)
 
+        reduced = (contender(REDUCED, "ours", precision="mixed_bfloat16"),) if has_reduced else ()
         contenders = (
             contender(OURS, "ours"),
+            *reduced,
             *(() if setting.short else (contender(WHOLE, "ours", whole=True),)),
             contender(CALL, "keras"),
             contender(PREDICT, "keras", predict=True),
@@ -54,7 +62,11 @@ def cases(setting: Setting) -> list[Case]:
         )
         if latency:
             name, unit = f"latency of one picture (p50), {size} px, filters {filters}", "ms"
-            targets = (Target("within 10 % of ONNX Runtime's p50", OURS, (ONNX,), 1 / 1.1),)
+            names = (OURS, *(one.name for one in reduced))
+            targets = tuple(
+                Target(f"within 10 % of the p50 of ONNX Runtime in float32: {one}", one, (ONNX,), 1 / 1.1)
+                for one in names
+            )
         else:
             name, unit = f"batches of {batch}, {size} px, filters {filters}", "images/s"
             targets = (Target("1.2 times the bare Keras call", OURS, (CALL,), 1.2),)
@@ -98,7 +110,9 @@ def _model(settings: dict[str, Any]) -> Any:
     from seg.models import build_model
 
     keras.utils.set_random_seed(0)
-    model = build_model(TrainConfig(image_size=settings["image_size"], filters=settings["filters"]))
+    precision = settings.get("precision", "float32")
+    config = TrainConfig(image_size=settings["image_size"], filters=settings["filters"], precision=precision)
+    model = build_model(config)
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

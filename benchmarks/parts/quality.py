@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Case, Contender, Target
-from benchmarks.machine import describe
+from benchmarks.machine import computes_in_bfloat16
 from benchmarks.parts.training_step import BATCH
 from benchmarks.setting import Setting
 
@@ -28,7 +28,7 @@ _TIME = "time_to_quality.txt"  # of ours, for the others' limit
 def cases(setting: Setting) -> list[Case]:
     size = 128 if setting.full else 64 if setting.short else 32
     dice = DICE if setting.full else SHORT_DICE if setting.short else TINY_DICE
-    reduced = any("bf16" in name for name in describe(setting.threads)["instructions"])
+    reduced = computes_in_bfloat16()
     settings = {
         "dataset": setting.dataset(size),
         "dice": dice,

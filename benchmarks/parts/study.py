@@ -156,8 +156,20 @@ def overhead(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     from benchmarks.timed_tasks import STAGES
     from experiments.command_line import datasets
     from experiments.executors.local import LocalExecutor
+    from experiments.jobs.messages import Job
     from experiments.study import build_parser, conduct, search_space
     from experiments.tracking.tracker import Tracker
+
+    class Noting(LocalExecutor):
+        """Notes when it got which job, by the job's folder."""
+
+        def __init__(self, *slots: int, **options: Any) -> None:
+            super().__init__(*slots, **options)
+            self.got: dict[str, float] = {}
+
+        def submit(self, job: Job) -> None:
+            self.got[str(job.folder)] = time.time()
+            super().submit(job)
 
     def measure() -> dict[str, Any]:
         folder = _converted(settings)
@@ -166,14 +178,19 @@ def overhead(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         manifest = datasets.prepare(values, space.base.image_size)
         tracker = Tracker(f"sqlite:///{folder}/mlflow.db", None)
         started = time.perf_counter()
-        with LocalExecutor(1, tasks="benchmarks.timed_tasks", ahead=True) as executor:
+        with Noting(1, tasks="benchmarks.timed_tasks", ahead=True) as executor:
             result = conduct(values, space, manifest, tracker, executor, None)
         elapsed = (time.perf_counter() - started) / settings["trials"]
         with tracker.ending(result.run_id):
-            stages = [json.loads(path.read_text()) for path in Path(folder, "studies").rglob(STAGES)]
+            stages = [
+                {"process start": -executor.got[str(path.parent)]} | json.loads(path.read_text())
+                for path in Path(folder, "studies").rglob(STAGES)
+            ]
         assert len(stages) == settings["trials"]
+        for stage in stages:
+            stage["process start"] += stage.pop("began")
         means = {name: fmean(stage[name] for stage in stages) for name in stages[0]}
-        means["process, tracking and scheduling"] = elapsed - sum(means.values())
+        means["tracking and scheduling"] = elapsed - sum(means.values())
         training = means["tracing"] + means["epochs"]
         return {"value": elapsed - training, "seconds": means}
 

@@ -5,6 +5,7 @@ Ours goes through `seg.training.fit`, with the records of a dataset in memory; t
 `bce_dice`. Keras compiles nothing with XLA on TensorFlow, where that is slower on a CPU.
 """
 
+import os
 import queue
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 from benchmarks.harness import Case, Contender, Target
 from benchmarks.setting import Setting
+from experiments.executors.gpus import visible_gpus
 
 OURS, KERAS, JAX, TORCH, SMP = "seg", "Keras", "Keras on JAX", "PyTorch", "segmentation_models.pytorch"
 BATCH = 10
@@ -49,8 +51,10 @@ def _case(setting: Setting, filters: int, size: int, precision: str) -> Case:
     contenders = [contender(OURS, "ours"), contender(KERAS, "keras"), contender(TORCH, "torch", "torch")]
     # Beyond, all of them together would not fit into memory; and compiling takes longer than a short benchmark has.
     if precision == "float32" and filters * size**2 <= 32 * 256**2 and not setting.short:
-        fewer = {"jax": True, "steps": max(1, steps // 4)}  # each takes two to ten times as long on a CPU
-        jax = Contender(JAX, f"{__name__}:keras", settings | fewer, ("jax",), {"KERAS_BACKEND": "jax"})
+        # On a CPU each of its steps takes two to ten times as long.
+        fewer = steps if visible_gpus(os.environ) else max(1, steps // 4)
+        own = settings | {"jax": True, "steps": fewer}
+        jax = Contender(JAX, f"{__name__}:keras", own, ("jax",), {"KERAS_BACKEND": "jax"})
         contenders.append(jax)
     peers = tuple(one.name for one in contenders[1:])
     if filters == 16 and size == 128 and not setting.short:

@@ -306,6 +306,7 @@ _RUNNER = {
         help="what to measure: all of the mode's parts, or some of convert, pipeline, training_step, study, quality, "
         "inference and scaling, with commas",
     ),
+    "cases": Option(type=str, default="", help="only the cases of these parts whose names hold this text; empty: all"),
     "rounds": Option(type=int, default=5, help="times that each contender measures, in turn"),
     "threads": Option(type=int, default=0, help="cores that each contender may use; 0: all of this machine's"),
     "clock": Option(

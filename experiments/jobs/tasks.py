@@ -99,11 +99,15 @@ def train(
     kept = Path(checkpoints) if checkpoints else None
     settings = with_settled_precision(TrainConfig(**config), kept)
     strategy = make_strategy(settings.devices)
-    result = fit(settings, manifest, strategy, folder, report, kept, _EpochPictures(folder, manifest))
+    best = _BestEpochs(folder, manifest)
+    result = fit(settings, manifest, strategy, folder, report, kept, best)
 
     if len(manifest.classes) > 1:  # `seg.load` reads it
         _write(folder / SETTINGS, json.dumps({"threshold": None, "classes": manifest.classes}))
-    model = _load(folder / result.model, strategy)
+    # What the file holds; one that an attempt before has written is read.
+    model = best.model
+    if model is None or best.epoch != result.best_epoch:
+        model = _load(folder / result.model, strategy)
     lines: list[str] = []
     model.summary(line_length=110, print_fn=lambda line, line_break=False: lines.append(line))
     _write(folder / "model_summary.txt", "\n".join(lines) + "\n")
@@ -243,12 +247,19 @@ def panel_images(masks: np.ndarray, scores: Sequence[float]) -> dict[str, int]:
     return chosen | {f"worst_{number}": int(index) for number, index in enumerate(order[:WORST])}
 
 
-class _EpochPictures:
-    """Shows what the model makes of one validation image, the same one in every run on a dataset."""
+class _BestEpochs:
+    """Shows what the model makes of one validation image, the same one in every run on a dataset.
+
+    Attributes:
+        epoch: the last that was the best so far; 0 before the first.
+        model: with the weights of that epoch, from then on.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
         self._manifest = manifest
+        self.epoch = 0
+        self.model: keras.Model | None = None
 
     @functools.cached_property
     def _chosen(self) -> tuple[np.ndarray, str]:
@@ -257,6 +268,7 @@ class _EpochPictures:
         return np.array(records[index]), list(self._manifest.examples("val"))[index].file_name
 
     def __call__(self, model: "keras.Model", epoch: int) -> None:
+        self.epoch, self.model = epoch, model
         record, name = self._chosen
         image, mask = record[..., :3], record[..., 3]
         from seg.training.validation import predicted_classes

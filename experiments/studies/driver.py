@@ -43,7 +43,7 @@ def run_study(
 ) -> StudyResult:
     """Runs a study until it has `trials` finished ones (pruned ones included), or goes on with it.
 
-    Where others share it (on PostgreSQL), it returns when the trials of all are over, of a grid those of its arms.
+    Where others share it (on PostgreSQL), it returns when the trials of all of them are over.
 
     Trials that an interrupt or the death of a driver stopped go on from their last checkpoints. Trials that fail do not
     count; the next call asks for as many as are still missing, a grid for the same arms. The study's MLflow run is left

@@ -75,7 +75,7 @@ class TrialQueue:
 
     @property
     def elsewhere(self) -> int:
-        """How many trials that count ran on other drivers when `take` last looked: they may yet be left behind."""
+        """How many trials ran on other drivers when `take` last looked: they may yet be left behind, or wait."""
         return self._elsewhere
 
     def trained(self, over: Sequence[TrialRow]) -> int:
@@ -95,7 +95,7 @@ class TrialQueue:
         for row in rows:
             by_state[row.state].append(row)
         running, waiting = by_state["running"], by_state["waiting"]
-        self._elsewhere = sum(map(self._counts, running)) - self._store.asked
+        self._elsewhere = len(running) - self._store.asked
         failed = [row for row in by_state["failed"] if row.number not in self._failed_before]
         over = by_state["finished"] + by_state["pruned"]
         # An arm that failed here may have been trained by another driver since.

@@ -57,7 +57,8 @@ def fit(
             goes on calls it for the epochs before, too.
         checkpoints: folder for what it takes to go on; `folder` must then be the one of the interrupted call. None:
             nothing is kept.
-        on_best: called with the model and the epoch whenever an epoch is the best so far.
+        on_best: called with the model and the epoch whenever an epoch is the best so far; the weights stay those of
+            that epoch until the next call.
 
     Raises:
         UserError: if configuration and dataset do not fit together, or a checkpoint cannot be written or is of
@@ -131,6 +132,8 @@ def compiled_model(config: TrainConfig, steps: int, classes: int) -> tuple[keras
     # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
     loss = mean_over_outputs(get_loss(config.loss), logit_channels(classes))
     model.compile(optimizer=make_optimizer(config, steps), loss=loss, jit_compile=False)
+    # Else Keras traces the model once more, only to see what the loss is given: 0.5 s of a trial.
+    model._compile_loss.build(keras.KerasTensor((None, config.image_size, config.image_size, 1)), model.output)
     return plain, model
 
 
