@@ -220,7 +220,7 @@ class TestQuality:
         time.sleep(0.3)
 
     def test_the_others_get_so_many_times_our_time(self, tmp_path: Path) -> None:
-        settings = {"scratch": str(tmp_path), "dice": 0.5, "longest": 60}
+        settings = {"scratch": str(tmp_path), "dice": 0.5, "longest": 60, "limit": 3.2}
         assert quality.limit(settings | {"first": True}) == 60
         with pytest.raises(RuntimeError, match="seg did not get there, so there is no time to compare with"):
             quality.limit(settings)

@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from seg.config import PRECISIONS, TrainConfig
 from seg.data.manifest import Manifest
+from seg.data.pipeline import training_dataset
 from seg.errors import UserError
 from seg.losses import bce
 from seg.metrics import count_classes as count_classes_numpy
 from seg.metrics import hard_dice
 from seg.training.devices import make_strategy
 from seg.training.evaluation import predict_split
-from seg.training.fit import MODEL, TrainingDiverged, fit
+from seg.training.fit import MODEL, TrainingDiverged, compiled_model, fit
 from seg.training.result import EpochReport, TrainResult
 from seg.training.validation import count_classes
 from tests.tiny import write_tiny
@@ -120,6 +121,21 @@ def test_a_validation_loss_that_is_infinite(tiny: Manifest, tmp_path: Path, monk
 def test_every_precision_trains(tiny: Manifest, tmp_path: Path, precision: str) -> None:
     result = train(tiny, tmp_path, precision=precision, epochs=1)
     assert np.isfinite(result.history[0].train_loss)
+
+
+def test_keras_does_not_trace_the_model_once_more_to_build_its_loss(
+    tiny: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = make_strategy("auto")
+    with strategy.scope():
+        _, model = compiled_model(CONFIG, 1, 1)
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("traced")
+
+    monkeypatch.setattr("keras.src.backend.compute_output_spec", fail)
+    model.fit(training_dataset(tiny, CONFIG, 5), steps_per_epoch=1, epochs=1, verbose=0, shuffle=False)
+    assert model.optimizer.iterations == 1
 
 
 def test_another_image_size(tiny: Manifest, tmp_path: Path) -> None:

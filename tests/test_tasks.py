@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import keras
 import numpy as np
 import pytest
 
@@ -15,7 +16,10 @@ from experiments.jobs.tasks import panel_images, run
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
+from seg.training.devices import make_strategy
+from seg.training.evaluation import predict_split
 from seg.training.result import EpochReport
+from seg.training.validation import ValidationScore
 from tests.tiny import write_tiny
 
 CONFIG = TrainConfig(image_size=16, depth=1, filters=2, batch_size=5, epochs=2).as_dict()
@@ -108,6 +112,55 @@ class TestTrain:
         assert (len(found.dice), found.image_size, found.dataset_key) == (7, 16, tiny.key)
         assert found.dice.mean() == pytest.approx(result["val_dice"], abs=1e-6)
         assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == json.loads(json.dumps(result))
+
+
+class TestTheBestModel:
+    """Predictions are those of the file, though the model of the best epoch is still in memory."""
+
+    @staticmethod
+    def script_dice(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+        remaining = iter(values)
+
+        def score(self: Any) -> ValidationScore:
+            return ValidationScore(loss=1.0, dice=next(remaining), images=7)
+
+        monkeypatch.setattr("seg.training.validation.Validation.__call__", score)
+
+    @staticmethod
+    def train(folder: Path, manifest: Manifest, report: Any = lambda report: True, **options: Any) -> dict[str, Any]:
+        config = CONFIG | {"epochs": 3, "patience": 0, "learning_rate": 0.05} | options
+        arguments = {"config": config, "dataset": str(manifest.folder), "checkpoints": str(folder / "checkpoints")}
+        return run(Job(name="trial 0", task="train", folder=str(folder), arguments=arguments), report)
+
+    @staticmethod
+    def check(folder: Path, manifest: Manifest) -> None:
+        model = keras.models.load_model(folder / "model.keras", compile=False, safe_mode=True)
+        probabilities = predict_split(model, manifest, "val", 5, make_strategy("auto"))
+        expected = SplitPredictions.of(manifest.records("val"), probabilities, 0.5, manifest.key)
+        found = SplitPredictions.load(folder / "val_predictions.npz")
+        np.testing.assert_array_equal(found.packed, expected.packed)
+        np.testing.assert_array_equal(found.dice, expected.dice)
+
+    @pytest.mark.parametrize("ema", [0.0, 0.9])
+    def test_later_epochs_leave_it(
+        self, tiny: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float
+    ) -> None:
+        self.script_dice(monkeypatch, 0.5, 0.9, 0.3)
+        assert self.train(tmp_path, tiny, ema=ema)["best_epoch"] == 2
+        self.check(tmp_path, tiny)
+
+    def test_an_attempt_before_had_it(self, tiny: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.script_dice(monkeypatch, 0.9, 0.5, 0.3)
+
+        def interrupt(report: EpochReport) -> bool:
+            if report.epoch == 2:
+                raise KeyboardInterrupt
+            return True
+
+        with pytest.raises(KeyboardInterrupt):
+            self.train(tmp_path, tiny, interrupt)
+        assert self.train(tmp_path, tiny)["best_epoch"] == 1
+        self.check(tmp_path, tiny)
 
 
 class TestEvaluate:

@@ -1,7 +1,7 @@
 """What `precision=auto` means on this machine: the number format that is known to be the fastest.
 
 Measured with a U-Net of 4 levels (docs/performance.md): on CPUs that compute in bfloat16, it is faster from 16 filters
-on and slower at 8, where converting takes longer than it saves. GPUs compute in it from compute capability 8 on. What
+on; with fewer it depends on the processor. GPUs compute in it from compute capability 8 on. What
 was not measured, other processors and encoders of keras.applications on a CPU, stays in float32.
 """
 
