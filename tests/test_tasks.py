@@ -1,5 +1,8 @@
 import csv
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -299,3 +302,11 @@ class TestSeveralClasses:
     def test_a_threshold(self, two: Manifest, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="threshold must not be given for 2 classes, .* got 0.5; leave it out"):
             run(evaluate_job(tmp_path, tmp_path / "model.keras", two, threshold=0.5), lambda report: True)
+
+
+def test_the_age_of_a_process_counts_from_its_start() -> None:
+    code = "import time; time.sleep(0.5); from experiments.jobs.tasks import process_age; print(process_age())"
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # To a clock tick, not to a second.
+    assert 0.5 < float(done.stdout) < time.monotonic() - started + 0.1
