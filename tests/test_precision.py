@@ -26,11 +26,13 @@ def chosen(**options) -> str:
     return with_chosen_precision(TrainConfig(precision="auto", **options)).precision
 
 
-@pytest.mark.parametrize("instructions", ["avx512_bf16", "amx_bf16"])
-def test_bfloat16_where_the_processor_has_it_and_the_network_is_wide_enough(cpu, instructions: str) -> None:
+@pytest.mark.parametrize(
+    ("instructions", "least"), [("avx512_bf16", 16), ("amx_bf16", 8), ("avx512_bf16 amx_bf16 amx_tile", 8)]
+)
+def test_bfloat16_where_the_processor_has_it_and_the_network_is_wide_enough(cpu, instructions: str, least: int) -> None:
     cpu(instructions)
-    assert chosen(filters=16) == "mixed_bfloat16"
-    assert chosen(filters=8) == "float32"
+    assert chosen(filters=least) == "mixed_bfloat16"
+    assert chosen(filters=least - 1) == "float32"
 
 
 def test_float32_where_nothing_was_measured(cpu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """What `precision=auto` means on this machine: the number format that is known to be the fastest.
 
 Measured with a U-Net of 4 levels (docs/performance.md): on CPUs that compute in bfloat16, it is faster from 16 filters
-on; with fewer it depends on the processor. GPUs compute in it from compute capability 8 on. What
-was not measured, other processors and encoders of keras.applications on a CPU, stays in float32.
+on, and from 8 on where they multiply matrices in it (AMX). GPUs compute in it from compute capability 8 on. What was
+not measured, narrower networks, other processors and encoders of keras.applications on a CPU, stays in float32.
 """
 
 from dataclasses import replace
@@ -13,8 +13,7 @@ import tensorflow as tf
 from seg.config import TrainConfig
 
 AUTO, EXACT, REDUCED = "auto", "float32", "mixed_bfloat16"
-_LEAST_FILTERS = 16  # on a CPU
-_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
+_LEAST_FILTERS = {"amx_bf16": 8, "avx512_bf16": 16}  # by the CPU's instructions
 _CAPABILITY = (8, 0)
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -28,13 +27,15 @@ def with_chosen_precision(config: TrainConfig) -> TrainConfig:
         details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
         reduced = all(detail.get("compute_capability", (0, 0)) >= _CAPABILITY for detail in details)
     else:
-        reduced = config.encoder == "none" and config.filters >= _LEAST_FILTERS and _computes_in_bfloat16(_CPUINFO)
+        instructions = _instructions(_CPUINFO)
+        least = [filters for name, filters in _LEAST_FILTERS.items() if name in instructions]
+        reduced = config.encoder == "none" and bool(least) and config.filters >= min(least)
     return replace(config, precision=REDUCED if reduced else EXACT)
 
 
-def _computes_in_bfloat16(cpuinfo: Path) -> bool:
-    """Whether the processor, as Linux describes it, has arithmetic of that format."""
+def _instructions(cpuinfo: Path) -> set[str]:
+    """The words with which Linux describes the processor; none on other systems."""
     try:
-        return not _INSTRUCTIONS.isdisjoint(cpuinfo.read_text(encoding="utf-8").split())
-    except OSError:  # no Linux
-        return False
+        return set(cpuinfo.read_text(encoding="utf-8").split())
+    except OSError:
+        return set()
