@@ -3,6 +3,7 @@
 Travels with the registered model. Imports Keras, so that it is imported where a model is loaded, not before.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,34 +11,52 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from seg.openvino_graph import compiled_by_openvino
 
-def serving_graph(model: Any) -> Any:
+
+def serving_graph(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     """From uint8 images to logits, in one graph for batches of every length: layer by layer takes several times longer.
 
-    With its weights as constants, TensorFlow makes normalisation a part of the convolutions, and transposed
-    convolutions become convolutions; both round otherwise. TensorFlow leaves normalisation alone in bfloat16, where
-    Keras computes it in float32: it is folded into the convolutions here, and the logits are as far from those of
-    float32 as before. A model of float16 stays as it is: a weight might not be a number any more.
+    OpenVINO computes it where it is installed, there is no GPU and the model is of float32 throughout; else
+    TensorFlow. With its weights as constants, either makes normalisation a part of the convolutions, and for TensorFlow
+    transposed convolutions become convolutions; both round otherwise. TensorFlow leaves normalisation alone in
+    bfloat16, where Keras computes it in float32: it is folded into the convolutions here, and the logits are as far
+    from those of float32 as before. A model of float16 stays as it is: a weight might not be a number any more.
 
     Args:
         model: from (batch, height, width, 3), 0 to 255, to logits; it is not changed.
 
     Returns:
-        a function from (batch, height, width, 3) uint8 to logits (batch, height, width, channels) float32.
+        a function from (batch, height, width, 3) uint8 to logits (batch, height, width, channels) float32, for
+        threads too.
     """
     formats = {layer.compute_dtype for layer in model._flatten_layers()}
-    known = formats <= {"float32", "bfloat16"}
-    served = _put_differently(model, folded="bfloat16" in formats) if known else model
+    # In 16 bits OpenVINO would compute all layers so, also those that Keras keeps in float32: further from float32.
+    if formats == {"float32"} and not tf.config.list_physical_devices("GPU"):
+        compiled = compiled_by_openvino(_with_constants(_traced(model)))
+        if compiled is not None:
+            return compiled
+    if not formats <= {"float32", "bfloat16"}:
+        function = _traced(model)
+        return lambda pictures: function(pictures).numpy()
+    constant = _with_constants(_traced(_put_differently(model, folded="bfloat16" in formats)))
+    # Called as a function, it would compare its arguments with two signatures first: 0.3 ms. Of the tensor itself,
+    # NumPy's asarray would take 0.1 ms more than this.
+    return lambda pictures: constant._call_flat([tf.convert_to_tensor(pictures)], constant.captured_inputs)[0].numpy()
+
+
+def _traced(model: Any) -> Any:
+    """The model as a function of uint8 images."""
 
     def logits(pictures: tf.Tensor) -> tf.Tensor:
-        return served(tf.cast(pictures, tf.float32), training=False)
+        return model(tf.cast(pictures, tf.float32), training=False)
 
-    graph = tf.function(logits, input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])
-    if not known:
-        return graph
-    constant = convert_variables_to_constants_v2(graph.get_concrete_function())
-    # Called as a function, it would compare its arguments with two signatures first: 0.3 ms.
-    return lambda pictures: constant._call_flat([tf.convert_to_tensor(pictures)], constant.captured_inputs)[0]
+    return tf.function(logits, input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])
+
+
+def _with_constants(function: Any) -> Any:
+    """Its graph, the weights as constants."""
+    return convert_variables_to_constants_v2(function.get_concrete_function())
 
 
 class _Doubling(keras.layers.Conv2DTranspose):

@@ -1,13 +1,21 @@
+"""The graph that TensorFlow computes; `test_openvino_graph.py` has what OpenVINO makes of it."""
+
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 
+from seg import serving_graph as serving
 from seg.inference import Predictor
 from seg.models import build_model
 from seg.serving_graph import _Doubling, _Nothing, _put_differently, serving_graph
 from tests.model_configs import CONFIGS
+
+
+@pytest.fixture(autouse=True)
+def without_openvino(monkeypatch):
+    monkeypatch.setattr(serving, "compiled_by_openvino", lambda graph: None)
 
 
 def trained(name, classes=1):

@@ -2,12 +2,14 @@
 
 The peers are given pictures at the training size and return the probabilities of each pixel. So does `seg`: the
 predictor of a registered model, loaded by MLflow, whose answers also hold the mask, its confidence and whether the
-picture is unlike the training images. All compute in float32, but for `seg, bfloat16`: the same model as
+picture is unlike the training images; on a CPU OpenVINO computes it where that extra is installed, as `bench` does, and
+in `seg, without OpenVINO` TensorFlow. All compute in float32, but for `seg, bfloat16`: the same model as
 `precision=auto` trains it where the processor has that format, for which ONNX Runtime has no convolution on a CPU.
 `seg, file to file` is the whole registered model, from the bytes of a PNG to the bytes of the mask's PNG.
 """
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,8 +21,9 @@ from benchmarks.machine import computes_in_bfloat16
 from benchmarks.setting import Setting
 from experiments.executors.gpus import visible_gpus
 
-OURS, REDUCED, WHOLE, CALL, PREDICT, ONNX, TORCH = (
+OURS, PLAIN, REDUCED, WHOLE, CALL, PREDICT, ONNX, TORCH = (
     "seg",
+    "seg, without OpenVINO",
     "seg, bfloat16",
     "seg, file to file",
     "bare Keras call",
@@ -53,6 +56,7 @@ def cases(setting: Setting) -> list[Case]:
         reduced = (contender(REDUCED, "ours", precision="mixed_bfloat16"),) if has_reduced else ()
         contenders = (
             contender(OURS, "ours"),
+            contender(PLAIN, "ours", hidden="openvino"),
             *reduced,
             *(() if setting.short else (contender(WHOLE, "ours", whole=True),)),
             contender(CALL, "keras"),
@@ -121,7 +125,9 @@ def _model(settings: dict[str, Any]) -> Any:
 
 
 def ours(settings: dict[str, Any]) -> Callable[[], float]:
-    """The registered model, saved and loaded as MLflow does it."""
+    """The registered model, saved and loaded as MLflow does it; `hidden` names a package that cannot be imported."""
+    if "hidden" in settings:
+        sys.modules[settings["hidden"]] = None  # type: ignore[assignment]
     from seg.start import start_tensorflow
 
     start_tensorflow()

@@ -21,6 +21,7 @@ _CODE = (
     "seg/__init__.py",
     "seg/errors.py",
     "seg/inference.py",
+    "seg/openvino_graph.py",
     "seg/data/__init__.py",
     "seg/data/any_image.py",
     "seg/data/appearance.py",

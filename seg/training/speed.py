@@ -86,8 +86,8 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _seconds_for(graph: Callable[[np.ndarray], tf.Tensor], images: np.ndarray) -> float:
-    return _median_seconds(lambda: graph(images).numpy())
+def _seconds_for(graph: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> float:
+    return _median_seconds(lambda: graph(images))
 
 
 def _median_seconds(call: Callable[[], object]) -> float:
