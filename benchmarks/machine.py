@@ -20,6 +20,7 @@ PACKAGES = (
     "segmentation_models_pytorch",
     "jax",
     "onnxruntime",
+    "openvino",
 )
 _FORMATS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 

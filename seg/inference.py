@@ -130,6 +130,7 @@ class Predictor:
 
     Attributes:
         image_size: side of the images that the model takes, in pixels.
+        engine: what computes the model, `OpenVINO` or `TensorFlow`.
         threshold, batch_size, training_images, exif, tta, largest_component, classes: as given, or what that means.
     """
 
@@ -149,6 +150,7 @@ class Predictor:
         from seg.serving_graph import serving_graph
 
         self._logits = serving_graph(model)
+        self.engine = self._logits.engine
         self.batch_size = batch_size
         self.classes = _named(int(model.output_shape[-1]), classes)
         default = _DEFAULT_THRESHOLD if len(self.classes) == 1 else None

@@ -4,6 +4,7 @@ Travels with the registered model. Imports Keras, so that it is imported where a
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -14,42 +15,73 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from seg.openvino_graph import compiled_by_openvino
 
 
-def serving_graph(model: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """From uint8 images to logits, in one graph for batches of every length: layer by layer takes several times longer.
+@dataclass(frozen=True)
+class ServingGraph:
+    """From uint8 images (batch, height, width, 3) to logits (batch, height, width, channels), float32.
 
-    OpenVINO computes it where it is installed, there is no GPU and the model is of float32 throughout; else
-    TensorFlow. With its weights as constants, either makes normalisation a part of the convolutions, and for TensorFlow
-    transposed convolutions become convolutions; both round otherwise. TensorFlow leaves normalisation alone in
-    bfloat16, where Keras computes it in float32: it is folded into the convolutions here, and the logits are as far
-    from those of float32 as before. A model of float16 stays as it is: a weight might not be a number any more.
+    Threads may call it at once.
+
+    Attributes:
+        engine: what computes it: `OpenVINO` or `TensorFlow`.
+        compute: the function itself.
+    """
+
+    engine: str
+    compute: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.compute(images)
+
+
+def serving_graph(model: Any) -> ServingGraph:
+    """The model in one graph for batches of every length: layer by layer takes several times longer.
+
+    With its weights as constants, normalisation becomes a part of the convolutions, and for TensorFlow transposed
+    convolutions become convolutions; both round otherwise. TensorFlow leaves normalisation alone in bfloat16, where
+    Keras computes it in float32: it is folded into the convolutions here, and the logits are as far from those of
+    float32 as before. A model of float16 stays as it is: a weight might not be a number any more.
 
     Args:
         model: from (batch, height, width, 3), 0 to 255, to logits; it is not changed.
-
-    Returns:
-        a function from (batch, height, width, 3) uint8 to logits (batch, height, width, channels) float32, for
-        threads too.
     """
     formats = {layer.compute_dtype for layer in model._flatten_layers()}
-    # In 16 bits OpenVINO would compute all layers so, also those that Keras keeps in float32: further from float32.
-    if formats == {"float32"} and not tf.config.list_physical_devices("GPU"):
+    if _for_openvino(model, formats):
         compiled = compiled_by_openvino(_with_constants(_traced(model)))
         if compiled is not None:
-            return compiled
+            return ServingGraph("OpenVINO", compiled)
     if not formats <= {"float32", "bfloat16"}:
         function = _traced(model)
-        return lambda pictures: function(pictures).numpy()
+        return ServingGraph("TensorFlow", lambda images: function(images).numpy())
     constant = _with_constants(_traced(_put_differently(model, folded="bfloat16" in formats)))
-    # Called as a function, it would compare its arguments with two signatures first: 0.3 ms. Of the tensor itself,
-    # NumPy's asarray would take 0.1 ms more than this.
-    return lambda pictures: constant._call_flat([tf.convert_to_tensor(pictures)], constant.captured_inputs)[0].numpy()
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        # Called as a function, it would compare its arguments with two signatures first: 0.3 ms. Of the tensor itself,
+        # NumPy's asarray would take 0.1 ms more than `numpy()`.
+        found: np.ndarray = constant._call_flat([tf.convert_to_tensor(images)], constant.captured_inputs)[0].numpy()
+        return found
+
+    return ServingGraph("TensorFlow", logits)
+
+
+def _for_openvino(model: Any, formats: set[str]) -> bool:
+    """Whether OpenVINO may answer for a model: not on GPUs, and only where it says what the model says.
+
+    In 16 bits it would compute all layers so, also those that Keras keeps in float32. A normalisation by the picture
+    itself divides by next to nothing where the picture is of one colour, and multiplies the difference in rounding.
+    """
+    by_the_picture = keras.layers.GroupNormalization, keras.layers.LayerNormalization
+    return (
+        formats == {"float32"}
+        and not any(isinstance(layer, by_the_picture) for layer in model._flatten_layers())
+        and not tf.config.list_physical_devices("GPU")
+    )
 
 
 def _traced(model: Any) -> Any:
     """The model as a function of uint8 images."""
 
     def logits(pictures: tf.Tensor) -> tf.Tensor:
-        return model(tf.cast(pictures, tf.float32), training=False)
+        return tf.cast(model(tf.cast(pictures, tf.float32), training=False), tf.float32)
 
     return tf.function(logits, input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])
 

@@ -18,10 +18,13 @@ def without_openvino(monkeypatch):
     monkeypatch.setattr(serving, "compiled_by_openvino", lambda graph: None)
 
 
-def trained(name, classes=1):
-    """A model whose weights are far from those that it begins with: normalisation from 0 and 1, biases from 0."""
+def trained(config, classes=1):
+    """A model, by its name or its settings, with weights far from those that it begins with.
+
+    Of normalisation these are 0 and 1, of biases 0.
+    """
     keras.utils.set_random_seed(0)
-    model = build_model(CONFIGS[name], classes)
+    model = build_model(CONFIGS[config] if isinstance(config, str) else config, classes)
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

@@ -3,9 +3,9 @@
 The peers are given pictures at the training size and return the probabilities of each pixel. So does `seg`: the
 predictor of a registered model, loaded by MLflow, whose answers also hold the mask, its confidence and whether the
 picture is unlike the training images; on a CPU OpenVINO computes it where that extra is installed, as `bench` does, and
-in `seg, without OpenVINO` TensorFlow. All compute in float32, but for `seg, bfloat16`: the same model as
-`precision=auto` trains it where the processor has that format, for which ONNX Runtime has no convolution on a CPU.
-`seg, file to file` is the whole registered model, from the bytes of a PNG to the bytes of the mask's PNG.
+in `seg, without OpenVINO` TensorFlow (not in `mode=short`). All compute in float32, but for `seg, bfloat16`: the same
+model as `precision=auto` trains it where the processor has that format, for which ONNX Runtime has no convolution on a
+CPU. `seg, file to file` is the whole registered model, from the bytes of a PNG to the bytes of the mask's PNG.
 """
 
 import os
@@ -35,7 +35,8 @@ OURS, PLAIN, REDUCED, WHOLE, CALL, PREDICT, ONNX, TORCH = (
 
 def cases(setting: Setting) -> list[Case]:
     size, filters = (32, 2) if setting.tiny else (128, 16)
-    has_reduced = computes_in_bfloat16() and not visible_gpus(os.environ)
+    has_gpus = bool(visible_gpus(os.environ))
+    has_reduced = computes_in_bfloat16() and not has_gpus
     found = []
     for batch in (1, 8):
         calls = 3 if setting.tiny else (12 if setting.short else 48) // batch + 2
@@ -53,12 +54,12 @@ def cases(setting: Setting) -> list[Case]:
         ) -> Contender:
             return Contender(name, f"{__name__}:{function}", settings | more, needs)
 
+        plain = () if has_gpus else (contender(PLAIN, "ours", hidden="openvino"),)
         reduced = (contender(REDUCED, "ours", precision="mixed_bfloat16"),) if has_reduced else ()
         contenders = (
             contender(OURS, "ours"),
-            contender(PLAIN, "ours", hidden="openvino"),
             *reduced,
-            *(() if setting.short else (contender(WHOLE, "ours", whole=True),)),
+            *(() if setting.short else (*plain, contender(WHOLE, "ours", whole=True))),
             contender(CALL, "keras"),
             contender(PREDICT, "keras", predict=True),
             contender(ONNX, "onnx", "onnxruntime", "tf2onnx"),
@@ -124,7 +125,7 @@ def _model(settings: dict[str, Any]) -> Any:
     return model
 
 
-def ours(settings: dict[str, Any]) -> Callable[[], float]:
+def ours(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     """The registered model, saved and loaded as MLflow does it; `hidden` names a package that cannot be imported."""
     if "hidden" in settings:
         sys.modules[settings["hidden"]] = None  # type: ignore[assignment]
@@ -147,10 +148,12 @@ def ours(settings: dict[str, Any]) -> Callable[[], float]:
     chosen = {"threshold": 0.5, "tta": "none"}
     saved = save_model(folder / "registered", Model(), folder / "model.keras", chosen, files[0])
     model = mlflow.pyfunc.load_model(str(saved))
-    if settings.get("whole"):
-        return _timed(lambda: model.predict({"image": files}), settings)
     predictor = model.unwrap_python_model().predictor
-    return _timed(lambda: list(predictor.predict_many(pictures)), settings)
+    if settings.get("whole"):
+        timed = _timed(lambda: model.predict({"image": files}), settings)
+    else:
+        timed = _timed(lambda: list(predictor.predict_many(pictures)), settings)
+    return lambda: {"value": timed(), "note": predictor.engine}
 
 
 def keras(settings: dict[str, Any]) -> Callable[[], float]:

@@ -38,6 +38,8 @@ PACKAGES = (  # what pyproject.toml pins; a test keeps them equal
     "tqdm",
     "jinja2",
 )
+# An extra that changes no weight, and how fast the model answers that a trial leaves.
+SERVING = ("openvino",)
 # Variables that change which arithmetic TensorFlow, oneDNN or CUDA choose, or with how many threads.
 FLAGS = (
     "CUDA_VISIBLE_DEVICES",
@@ -140,9 +142,9 @@ class Environment:
 
 
 def installed_versions() -> dict[str, str]:
-    """The installed versions of `PACKAGES`, by name."""
+    """The installed versions of `PACKAGES` and `SERVING`, by name."""
     versions = {}
-    for package in PACKAGES:
+    for package in PACKAGES + SERVING:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:  # another build of it, such as OpenCV's own wheel

@@ -25,7 +25,7 @@ class Speed:
     """The speed of a model; reading files and resizing are not in it.
 
     Attributes:
-        machine: processor and number of cores, or the GPU.
+        machine: processor and number of cores, or the GPU; and what computed, OpenVINO or TensorFlow.
         batch_size: images at a time for the throughput.
         images_per_second: throughput, from the median duration of a batch.
         latency_ms: median duration of one image alone, in milliseconds.
@@ -45,7 +45,7 @@ def measure_speed(model: keras.Model, images: np.ndarray) -> Speed:
     """
     graph = serving_graph(model)
     return Speed(
-        machine=machine(),
+        machine=f"{machine()}, {graph.engine}",
         batch_size=len(images),
         images_per_second=len(images) / _seconds_for(graph, images),
         latency_ms=1000 * _seconds_for(graph, images[:1]),
