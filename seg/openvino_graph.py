@@ -4,6 +4,7 @@ Travels with the registered model. The extra `openvino` is imported only when a 
 what it cannot compute, TensorFlow answers.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -23,7 +24,7 @@ _OPTIONS = {
     "INFERENCE_PRECISION_HINT": "f32",
     "ENABLE_CPU_PINNING": False,  # two processes would have their threads on the same cores
 }
-_importing = Lock()
+_starting = Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -38,10 +39,10 @@ def compiled_by_openvino(graph: Any) -> Callable[[np.ndarray], np.ndarray] | Non
         where OpenVINO is missing, or cannot compute the graph: the log says why.
     """
     try:
-        openvino = _openvino()
-        if openvino is None:
+        with _starting:
+            core = _core()
+        if core is None:
             return None
-        core = openvino.Core()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "graph.pb"
             file.write_bytes(graph.graph.as_graph_def().SerializeToString())
@@ -62,25 +63,35 @@ def compiled_by_openvino(graph: Any) -> Callable[[np.ndarray], np.ndarray] | Non
     return computed
 
 
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's core, one for as long as the process lives; None where OpenVINO is not installed.
+
+    On processors with AMX it gives the thread that first compiles a stack of its own for signals, which it frees with
+    the core, perhaps from another thread: the next signal then ends the process.
+    """
+    openvino = _openvino()
+    return None if openvino is None else openvino.Core()
+
+
 def _openvino() -> Any:
     """The package, or None where it is not installed.
 
     By itself it would tell Google Analytics, in a process that it forks, that it was imported. It can do without its
     package for that, and is made to.
     """
-    with _importing:
-        if "openvino" in sys.modules:
-            return sys.modules["openvino"]
-        before = {name: sys.modules[name] for name in (_TELEMETRY,) if name in sys.modules}
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # "cannot be imported"
-        try:
-            import openvino
-        except ImportError:
-            return None
-        finally:
-            del sys.modules[_TELEMETRY]
-            sys.modules.update(before)
-        return openvino
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    before = {name: sys.modules[name] for name in (_TELEMETRY,) if name in sys.modules}
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # "cannot be imported"
+    try:
+        import openvino
+    except ImportError:
+        return None
+    finally:
+        del sys.modules[_TELEMETRY]
+        sys.modules.update(before)
+    return openvino
 
 
 def _threads() -> dict[str, int]:

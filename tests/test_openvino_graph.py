@@ -139,10 +139,34 @@ def test_a_broken_installation_costs_no_answer(error: Exception, monkeypatch: py
             raise error
 
     monkeypatch.setitem(sys.modules, "openvino", Broken())
+    monkeypatch.setattr(openvino_graph, "_core", openvino_graph._core.__wrapped__)
     model = trained("unet")
     graph = serving_graph(model)
     assert graph.engine == "TensorFlow"
     assert graph(images_for(model)).shape == (3, *model.output_shape[1:])
+
+
+def test_a_signal_after_models_are_gone() -> None:
+    """On processors with AMX, OpenVINO sets up a stack for signals, and frees it."""
+    script = """
+import gc, signal, threading, time
+import keras
+from seg.serving_graph import serving_graph
+image = keras.Input((8, 8, 3))
+model = keras.Model(image, keras.layers.Conv2D(1, 3)(image))
+kept = [serving_graph(model)]
+def let_go():
+    kept.clear()
+    gc.collect()
+thread = threading.Thread(target=let_go)
+thread.start()
+thread.join()
+signal.signal(signal.SIGALRM, lambda number, frame: print("heard"))
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+time.sleep(1)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 @pytest.mark.parametrize("installed", [True, False])
