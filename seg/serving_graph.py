@@ -46,7 +46,7 @@ def serving_graph(model: Any) -> ServingGraph:
     """
     formats = {layer.compute_dtype for layer in model._flatten_layers()}
     if _for_openvino(model, formats):
-        compiled = compiled_by_openvino(_with_constants(_traced(model)))
+        compiled = compiled_by_openvino(lambda: _with_constants(_traced(model)))
         if compiled is not None:
             return ServingGraph("OpenVINO", compiled)
     if not formats <= {"float32", "bfloat16"}:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -41,8 +42,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether OpenVINO computed each graph that was asked for."""
     found: list[bool] = []
 
-    def noted(graph: object) -> object:
-        computed = compiled_by_openvino(graph)
+    def noted(traced: Callable[[], object]) -> object:
+        computed = compiled_by_openvino(traced)
         found.append(computed is not None)
         return computed
 
