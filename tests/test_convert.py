@@ -1,5 +1,6 @@
 import fcntl
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -12,14 +13,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+import seg.data.convert as convert_module
+from seg.data import files
 from seg.data.build import mask_names
 from seg.data.coco import ImageEntry
 from seg.data.convert import BadDataError, convert
 from seg.data.demo import _exif_orientation
 from seg.data.manifest import MANIFEST, Manifest
-from seg.data.record import Converted, RecordWriter, Task
+from seg.data.record import Converted, RecordWriter, Task, bilevel_png
 from seg.data.segmentation import BrokenRule
+from seg.data.workers import map_in_processes
 from seg.errors import UserError
 from tests.small_export import content, write_export, write_image
 
@@ -450,6 +455,88 @@ def test_a_folder_without_manifest_is_built_again(data, workspace):
     first, _ = run(data, workspace)
     (first.folder / MANIFEST).unlink()
     assert run(data, workspace)[1].startswith("converted")
+
+
+@pytest.fixture
+def old_files(monkeypatch):
+    monkeypatch.setattr(files, "_RACY", -(10**18))
+
+
+def test_hashed_while_converted_or_before_it_is_the_same_dataset(data, tmp_path, workspace, old_files):
+    first, _ = run(data, workspace)
+    (tmp_path / "used" / "datasets" / "another").mkdir(parents=True)
+    second, line = run(data, tmp_path / "used")
+    assert line.startswith("converted")
+    assert content_of(first.folder) == content_of(second.folder)
+    first_hashes, second_hashes = (
+        json.loads((folder / "hashes.json").read_text()) for folder in (workspace, tmp_path / "used")
+    )
+    assert first_hashes == second_hashes
+    assert {Path(path).name for path in first_hashes} == {"image0.png", "image1.png"}
+    assert len(first_hashes) == 6
+    assert run(data, workspace)[1] == f"up to date: {first.folder}"
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_process_that_was_overtaken_finds_what_the_other_made(data, workspace, monkeypatch):
+    place, overtakers = convert_module._building_place, ["another process"]
+
+    def overtaken(building: Path, key: str):
+        if overtakers:
+            overtakers.pop()
+            assert run(data, workspace)[1].startswith("converted")
+        return place(building, key)
+
+    monkeypatch.setattr(convert_module, "_building_place", overtaken)
+    manifest, line = run(data, workspace)
+    assert line == f"up to date: {manifest.folder}"
+    assert len(list((workspace / "datasets").iterdir())) == 1
+
+
+def test_a_process_that_was_overtaken_by_another_dataset_makes_its_own(data, workspace, monkeypatch):
+    place, overtakers = convert_module._building_place, ["another process"]
+
+    def overtaken(building: Path, key: str):
+        if overtakers:
+            overtakers.pop()
+            run(data, workspace, image_size=8)
+        return place(building, key)
+
+    monkeypatch.setattr(convert_module, "_building_place", overtaken)
+    manifest, line = run(data, workspace)
+    assert line.startswith("converted")
+    assert run(data, workspace)[0].folder == manifest.folder
+    assert len(list((workspace / "datasets").iterdir())) == 2
+
+
+def test_a_file_that_vanishes_before_it_is_read_comes_back(data, workspace, monkeypatch):
+    path = data / "train" / "image0.png"
+    image = path.read_bytes()
+
+    def first_it_vanishes(*arguments, **options):
+        path.unlink()
+        return map_in_processes(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seg.data.build.map_in_processes", first_it_vanishes)
+        lost, _ = run(data, workspace, on_bad="skip")
+    assert [problem["rule"] for problem in lost.left_out] == ["unreadable_file"]
+    assert lost.splits["train"].examples == 1
+    path.write_bytes(image)
+    whole, line = run(data, workspace)
+    assert line.startswith("converted")
+    assert whole.splits["train"].examples == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 8), (8, 9), (5, 300)])
+def test_a_picture_of_one_bit_a_pixel(shape):
+    mask = np.random.default_rng(1).integers(0, 2, shape, np.uint8) * np.uint8(255)
+    png = bilevel_png(mask)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED), mask)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), mask > 0)
 
 
 def test_mask_names_differ_and_stay_in_their_folder():

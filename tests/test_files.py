@@ -99,6 +99,25 @@ class TestHashCache:
         self.hashes(tmp_path / "hashes.json", folder, "a.png")
         assert not (tmp_path / "hashes.json").exists()
 
+    def test_what_somebody_else_has_read_is_remembered(self, folder, tmp_path):
+        path, file = tmp_path / "hashes.json", folder / "a.png"
+        cache = HashCache(path)
+        assert cache.known(file, file.stat()) == ""
+        cache.learn(file, "said")
+        cache.learn(folder / "never_asked.png", "said")
+        cache.save()
+        assert HashCache(path).known(file, file.stat()) == "said"
+        assert list(json.loads(path.read_text())) == [str(file)]
+
+    def test_of_a_young_file_nothing_is_learnt(self, folder, tmp_path, monkeypatch):
+        file = folder / "a.png"
+        cache = HashCache(tmp_path / "hashes.json")
+        with monkeypatch.context() as patch:
+            patch.setattr(seg.data.files, "_RACY", 10**18)  # what counts is when it was asked for
+            assert cache.known(file, file.stat()) == ""
+        cache.learn(file, "said")
+        assert cache.known(file, file.stat()) == ""
+
     @pytest.mark.parametrize("content", ["", "{", "[]", "3"])
     def test_damaged_cache_is_forgotten(self, folder, tmp_path, content):
         (tmp_path / "hashes.json").write_text(content)

@@ -1,13 +1,138 @@
+"""Under pytest-xdist, which has threads, the processes are spawned; alone, as one test runs this file, forked."""
+
+import fcntl
+import gc
 import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from seg.data import workers
 from seg.data.workers import Died, Processes, _chunks, map_in_processes
+
+ALONE = "TEST_WORKERS_ALONE"
+only_forked = pytest.mark.skipif(ALONE not in os.environ, reason="test_without_threads_they_are_forked runs it")
+
+
+def test_without_threads_they_are_forked() -> None:
+    if ALONE in os.environ:
+        pytest.skip("it is what runs now")
+    # Neither pytest's plugins nor what the filters of warnings import may start threads.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--noconftest"]
+    command += ["-o", "addopts=", "-o", "filterwarnings=error", __file__]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+    done = subprocess.run(command, env=environment | {ALONE: "1"}, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"(\d\d) passed, 1 skipped", done.stdout), done.stdout
+
+
+@only_forked
+def test_they_are_forked() -> None:
+    assert workers._has_one_thread()
+    with Processes(2) as processes:
+        assert {type(worker.process).__name__ for worker in processes._waiting} == {"ForkProcess"}
+
+
+def test_beside_a_thread_they_are_spawned() -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        with Processes(1) as processes:
+            assert type(processes._waiting[0].process).__name__ == "SpawnProcess"
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_beside_a_thread_of_somebody_elses_library_they_are_spawned() -> None:
+    script = """
+import time
+import cv2, numpy as np
+from seg.data.workers import _has_one_thread
+assert _has_one_thread()
+np.ones((500, 500)) @ np.ones((500, 500))  # OpenBLAS's threads are its own care
+assert _has_one_thread()
+cv2.setNumThreads(3)
+cv2.GaussianBlur(np.zeros((4000, 4000, 3), np.uint8), (9, 9), 2)  # starts threads that wait for more
+assert not _has_one_thread()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def open_files(_: int) -> list[str]:
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the one that was listed with
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return found
+
+
+def test_they_hold_no_lock_and_no_pipe_of_their_parents(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with Processes(2) as processes:
+            found = dict(map_in_processes(open_files, range(4), 2, chunk_size=1, processes=processes))
+    for names in found.values():
+        assert not [name for name in names if name.startswith(str(tmp_path))]
+        assert sum(name.startswith("socket:") for name in names) == 1
+
+
+def dispositions(_: int) -> list[bool]:
+    return [signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, signal.getsignal(signal.SIGINT) == signal.SIG_IGN]
+
+
+def test_signals_reach_them_as_if_they_were_new() -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        assert dict(map_in_processes(dispositions, range(1), 1)) == {0: [True, True]}
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+
+
+def test_they_end_when_their_parent_is_killed() -> None:
+    script = """
+import os, signal
+from seg.data.workers import Processes
+with Processes(3) as processes:
+    print(*(worker.process.pid for worker in processes._waiting), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    # Its stdout ends only once nobody has it open any more.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    for pid in done.stdout.split():
+        waited_until = time.monotonic() + 10
+        while running(int(pid)):
+            assert time.monotonic() < waited_until
+            time.sleep(0.01)
+
+
+def running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def frozen(_: int) -> int:
+    return gc.get_freeze_count()
+
+
+@only_forked
+def test_a_fork_does_not_look_through_its_parents_memory() -> None:
+    kept = [[number] for number in range(50_000)]
+    assert dict(map_in_processes(frozen, range(1), 1))[0] > len(kept)
 
 
 def square(number: int) -> int:
@@ -136,11 +261,14 @@ def process_number(_: int) -> int:
     return os.getpid()
 
 
-def blas_threads(_: int) -> str | None:
-    return os.environ.get("OPENBLAS_NUM_THREADS")
+def threads(_: int) -> int:
+    import numpy as np
+
+    assert np.__version__
+    return len(os.listdir("/proc/self/task"))
 
 
 def test_numpy_starts_no_threads_of_its_own(monkeypatch):
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-    assert dict(map_in_processes(blas_threads, range(1), 1)) == {0: "1"}
+    assert dict(map_in_processes(threads, range(1), 1)) == {0: 2}  # the second receives
     assert "OPENBLAS_NUM_THREADS" not in os.environ

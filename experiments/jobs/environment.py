@@ -35,6 +35,7 @@ PACKAGES = (  # what pyproject.toml pins; a test keeps them equal
     "matplotlib",
     "scikit-learn",
     "psutil",
+    "threadpoolctl",
     "tqdm",
     "jinja2",
 )

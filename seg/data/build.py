@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from seg.data.certificate import summarise_areas
 from seg.data.classes import BINARY
 from seg.data.coco import Problem
 from seg.data.export import Export, image_problem
+from seg.data.files import HashCache
 from seg.data.layout import ADDITIONAL
 from seg.data.manifest import SPLITS, Example, Manifest, SplitSummary
 from seg.data.record import Converted, RecordWriter, Task
@@ -32,8 +33,9 @@ class Build:
     """One conversion.
 
     Attributes:
-        key: of the dataset; hash of everything that decides its content. Where `run` lost images for a reason that may
-            pass, it is another one from then on: the dataset is not the one that the next call looks for.
+        key: of the dataset; hash of everything that decides its content. Before `run`, where hashes of the export are
+            missing, it is the same for all contents of the files. Where `run` lost images for a reason that may pass,
+            it is another one from then on: the dataset is not the one that the next call looks for.
         problems: of the export, and after `run` of its images too.
     """
 
@@ -68,15 +70,31 @@ class Build:
                 "split_seed": division.seed,
             }
         self._division = division
-        self.key = export.key({"image_size": image_size, "split": division.split} | self._settings)
+        self.key = self._key()
         self.problems: list[Problem] = list(export.problems)
 
-    def run(self, folder: Path, processes: Processes, judge: Callable[[Sequence[Problem]], None]) -> None:
+    def _key(self) -> str:
+        return self._export.key({"image_size": self._image_size, "split": self._division.split} | self._settings)
+
+    def add_hashes(self, cache: HashCache, hashes: Mapping[Path, str]) -> None:
+        """Gives the export the hashes that it lacks, as far as they are not given reading the files, and the key."""
+        self._export.add_hashes(cache, hashes)
+        cache.save()
+        self.key = self._key()
+
+    def run(
+        self,
+        folder: Path,
+        processes: Processes,
+        cache: HashCache,
+        judge: Callable[[Sequence[Problem]], None],
+    ) -> None:
         """Writes the whole dataset into a new folder, its manifest last.
 
         Args:
             folder: does not exist.
             processes: may wait already.
+            cache: of the hashes that the export lacks.
             judge: called with all problems once every image was tried; what it raises ends the work.
         """
         folder.mkdir()
@@ -90,6 +108,10 @@ class Build:
         classes = self._export.classes.names
         writer = RecordWriter(folder, offsets, self._image_size, classes=len(classes), **policies)
         results = self._convert(tasks, writer, processes)
+        if not all(image.sha256 for images in self._export.images.values() for image in images):
+            found = ((name, row, converted) for name in SPLITS for row, converted in results[name].items())
+            images = self._export.images
+            self.add_hashes(cache, {images[name][row].path: each.example.sha256 for name, row, each in found})
         judge(self.problems)
         lost = sorted(f"{problem.split} {problem.file_name}" for problem in self.problems if problem.rule in _MAY_PASS)
         if lost:
@@ -117,21 +139,19 @@ class Build:
     ) -> dict[str, dict[int, Converted]]:
         """The converted images by split and row; the others become problems."""
         results: dict[str, dict[int, Converted]] = {name: {} for name in SPLITS}
-        bar = tqdm(total=len(tasks), desc="convert", unit="image", delay=_BAR_AFTER, disable=not self._progress)
-        with bar:
-            for index, result in map_in_processes(writer, tasks, self._jobs, processes=processes):
-                bar.update()
-                task = tasks[index]
-                if isinstance(result, Died):
-                    why = "took too long and was ended" if result.hung else f"died ({result.exitcode})"
-                    result = BrokenRule("worker_died", f"the process that converted it {why}")
-                if isinstance(result, BrokenRule):
-                    source = self._export.images[task.split][task.row].source
-                    self.problems.append(
-                        image_problem(task.split, task.image, self._export.sources[source].images, result)
-                    )
-                else:
-                    results[task.split][task.row] = result
+        converted = map_in_processes(writer, tasks, self._jobs, processes=processes)
+        if self._progress:  # a bar that shows nothing would start a thread all the same
+            converted = iter(tqdm(converted, total=len(tasks), desc="convert", unit="image", delay=_BAR_AFTER))
+        for index, result in converted:
+            task = tasks[index]
+            if isinstance(result, Died):
+                why = "took too long and was ended" if result.hung else f"died ({result.exitcode})"
+                result = BrokenRule("worker_died", f"the process that converted it {why}")
+            if isinstance(result, BrokenRule):
+                source = self._export.images[task.split][task.row].source
+                self.problems.append(image_problem(task.split, task.image, self._export.sources[source].images, result))
+            else:
+                results[task.split][task.row] = result
         return results
 
     def _tasks(self, folder: Path, name: str) -> Iterator[Task]:
@@ -173,7 +193,7 @@ class Build:
         kept = [results[row] for row in rows]
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
             for converted in kept:
-                line = asdict(converted.example)
+                line = vars(converted.example).copy()
                 if not converted.example.classes:
                     del line["classes"]  # an example of a binary dataset is as it was before there were classes
                 lines.write(json.dumps(line) + "\n")

@@ -121,24 +121,29 @@ def convert(
     try:
         datasets = workspace / "datasets"
         datasets.mkdir(parents=True, exist_ok=True)
-        # Where nothing was converted yet, there will be work: the processes start while the files are hashed.
+        # Where nothing was converted yet, there will be work: the processes start while the files are looked for, and
+        # read each to hash and to convert it at once.
+        fresh = not any(datasets.iterdir())
         images = sum(len(file.images) for file in export.files.values())
-        early = 0 if any(datasets.iterdir()) else min(jobs, images // _IMAGES_PER_PROCESS)
-        with Processes(early, "seg.data.record") as processes:
+        with Processes(min(jobs, images // _IMAGES_PER_PROCESS) if fresh else 0, "seg.data.record") as processes:
             cache = HashCache(workspace / "hashes.json")
-            export.locate_images(cache)
+            # To divide images, or to compare them with a set of corrections, their hashes are needed first.
+            unread = fresh and division.split == OFFICIAL and additional is None
+            export.locate_images(cache, read=not unread)
             cache.save()
             if not all(export.images.values()):
                 judge(export.problems)
             export.check_splits()
             build = Build(export, image_size, exif, overlaps, division, jobs, progress)
-            folder = datasets / build.key
             with _building_place(workspace / "building", build.key) as partial:
-                up_to_date = (folder / MANIFEST).exists()
+                if unread and any(datasets.iterdir()):  # somebody else was faster, perhaps with the same dataset
+                    build.add_hashes(cache, {})
+                up_to_date = (datasets / build.key / MANIFEST).exists()
                 if not up_to_date:
                     judge(export.problems)
-                    build.run(partial, processes, judge)
-                    folder = datasets / build.key  # another one than before, where images were lost that may come back
+                    build.run(partial, processes, cache, judge)
+                folder = datasets / build.key  # another one than before, where images were lost that may come back
+                if not (folder / MANIFEST).exists():
                     shutil.rmtree(folder, ignore_errors=True)
                     partial.rename(folder)
     except OSError as error:

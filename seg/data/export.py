@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ class ExportedImage:
 
     Attributes:
         source: the split of the export that it comes from, or `additional`.
+        path, found: its file, and what the system said of it.
+        sha256: of the file's bytes; empty where nobody has read it yet.
         group: as in `Example`.
     """
 
     source: str
     entry: ImageEntry
     path: Path
+    found: os.stat_result
     sha256: str
     annotations: tuple[Annotation, ...]
     group: str | None = None
@@ -98,8 +102,13 @@ class Export:
         used = self._used[split]
         return (annotation for annotation in self.files[split].annotations if annotation.category_id in used)
 
-    def locate_images(self, cache: HashCache) -> None:
-        """Finds and hashes the image files; what cannot be read becomes a problem."""
+    def locate_images(self, cache: HashCache, *, read: bool = True) -> None:
+        """Finds and hashes the image files; what cannot be read becomes a problem.
+
+        Args:
+            cache: remembers hashes.
+            read: files whose hash it does not remember; else `add_hashes` must follow.
+        """
         for name, file in self.files.items():
             resolved = self.root(name).resolve()
             annotations: dict[int, list[Annotation]] = {image.id: [] for image in file.images}
@@ -111,21 +120,39 @@ class Export:
                     located.append((entry, *locate(self.sources[name].images, entry.file_name, resolved)))
                 except BrokenRule as broken:
                     self.problems.append(image_problem(name, entry, self.sources[name].images, broken))
-            hashes = cache.hashes((path, found) for _, path, found in located)
+            files = [(path, found) for _, path, found in located]
+            hashes: Sequence[str | BrokenRule]
+            hashes = cache.hashes(files) if read else [cache.known(*file) for file in files]
             self.images[name] = []
-            for (entry, path, _), digest in zip(located, hashes, strict=True):
-                if isinstance(digest, BrokenRule):
-                    self.problems.append(image_problem(name, entry, self.sources[name].images, digest))
+            for (entry, path, found), sha256 in zip(located, hashes, strict=True):
+                if isinstance(sha256, BrokenRule):
+                    self.problems.append(image_problem(name, entry, self.sources[name].images, sha256))
                 else:
                     self.images[name].append(
                         ExportedImage(
                             source=name,
                             entry=entry,
                             path=path,
-                            sha256=digest,
+                            found=found,
+                            sha256=sha256,
                             annotations=tuple(annotations[entry.id]),
                         )
                     )
+
+    def add_hashes(self, cache: HashCache, hashes: Mapping[Path, str]) -> None:
+        """After `locate_images`: the hashes that are missing, of files that were read meanwhile; reads the others.
+
+        The hash of a file that cannot be read stays empty.
+        """
+        for path, sha256 in hashes.items():
+            cache.learn(path, sha256)
+        for images in self.images.values():
+            unknown = [row for row, image in enumerate(images) if not image.sha256]
+            unread = [row for row in unknown if images[row].path not in hashes]
+            read = dict(zip(unread, cache.hashes((images[row].path, images[row].found) for row in unread), strict=True))
+            for row in unknown:
+                digest: str | BrokenRule = read.get(row) or hashes[images[row].path]
+                images[row] = replace(images[row], sha256="" if isinstance(digest, BrokenRule) else digest)
 
     def check_splits(self) -> None:
         """After `locate_images`: whether each split still has an image.
@@ -156,12 +183,15 @@ class Export:
         return f"{ADDITIONAL}/{folder}" if source == ADDITIONAL else folder
 
     def key(self, settings: dict[str, Any]) -> str:
-        """Hash of everything that decides the converted dataset."""
+        """Hash of everything that decides the converted dataset, which has no images whose file cannot be read."""
         content = {
             "converter": CONVERTER,
             "settings": settings,
             "splits": {
-                name: [self.files[name].sha256, [(image.entry.file_name, image.sha256) for image in images]]
+                name: [
+                    self.files[name].sha256,
+                    [(image.entry.file_name, image.sha256) for image in images if image.sha256],
+                ]
                 for name, images in self.images.items()
             },
         }

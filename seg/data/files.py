@@ -32,11 +32,12 @@ def locate(folder: Path, file_name: str, export: Path) -> tuple[Path, os.stat_re
     """
     path = folder / file_name
     try:
-        if any(link.is_symlink() for link in (path, *path.parents[: len(Path(file_name).parts)])) and not Path(
-            os.path.realpath(path)
-        ).is_relative_to(export):
-            raise BrokenRule("link_outside", f"{path} must not be a link out of {export}")
-        found = path.stat()
+        found = path.lstat()
+        folders = path.parents[: file_name.count("/") + 1]
+        if stat.S_ISLNK(found.st_mode) or any(folder.is_symlink() for folder in folders):
+            if not Path(os.path.realpath(path)).is_relative_to(export):
+                raise BrokenRule("link_outside", f"{path} must not be a link out of {export}")
+            found = path.stat()
     except FileNotFoundError:
         raise BrokenRule("missing_file", f"{path} does not exist") from None
     except OSError as error:
@@ -83,6 +84,7 @@ class HashCache:
         except (OSError, ValueError):
             known = None
         self._known: dict[str, list[int | str]] = known if isinstance(known, dict) else {}
+        self._asked: dict[Path, os.stat_result] = {}
         self._changed = False
 
     def hashes(self, files: Iterable[tuple[Path, os.stat_result]]) -> list[str | BrokenRule]:
@@ -100,16 +102,39 @@ class HashCache:
             partial.write_text(json.dumps(self._known), encoding="utf-8")
             partial.replace(self._path)
 
-    def _hash(self, path: Path, found: os.stat_result) -> str | BrokenRule:
-        signature = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    def known(self, path: Path, found: os.stat_result) -> str:
+        """The hash of a file if it is remembered, else empty: `learn` may tell it later."""
         known = self._known.get(str(path))
-        if isinstance(known, list) and known[:-1] == signature:
+        if isinstance(known, list) and known[:-1] == _signature(found):
             return str(known[-1])
+        if _is_settled(found):
+            self._asked[path] = found
+        return ""
+
+    def learn(self, path: Path, digest: str) -> None:
+        """Remembers the hash of a file that somebody else has read since `known` was asked."""
+        if path in self._asked:
+            self._remember(path, self._asked[path], digest)
+
+    def _hash(self, path: Path, found: os.stat_result) -> str | BrokenRule:
+        if known := self.known(path, found):
+            return known
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             return BrokenRule("unreadable_file", f"{path} cannot be read ({error.strerror})")
-        if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _RACY:
-            self._known[str(path)] = [*signature, digest]
-            self._changed = True
+        if _is_settled(found):
+            self._remember(path, found, digest)
         return digest
+
+    def _remember(self, path: Path, found: os.stat_result, digest: str) -> None:
+        self._known[str(path)] = [*_signature(found), digest]
+        self._changed = True
+
+
+def _signature(found: os.stat_result) -> list[int | str]:
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _is_settled(found: os.stat_result) -> bool:
+    return time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _RACY

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import struct
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +16,7 @@ from seg.data.certificate import compare_areas
 from seg.data.coco import Annotation, ImageEntry
 from seg.data.decoder_lines import DecoderLines
 from seg.data.images import decode_image, header_size, resize_mask, resized_channels
-from seg.data.manifest import IGNORE, Example, is_foreground
+from seg.data.manifest import IGNORE, Example
 from seg.data.masks import around, example_mask, extent, rasterise_each, refuse_overlaps, run_lengths
 from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
@@ -31,7 +33,7 @@ class Task:
         split, row: where its record goes.
         path: of the image file.
         file_name: relative to the export, as the `Example` has it.
-        sha256: of the file's bytes when the dataset's key was computed.
+        sha256: of the file's bytes when the dataset's key was computed; empty where it will be computed afterwards.
         image: the image's entry.
         annotations: those of the used categories.
         mask_name: file name of the mask to look at.
@@ -100,7 +102,7 @@ class RecordWriter:
         try:
             if self._overlaps == "refuse":
                 refuse_overlaps(task.annotations, task.image.height, task.image.width, crowds=self._crowds)
-            image = self._image(task)
+            image, digest = self._image(task)
         except BrokenRule as broken:
             return broken
         entry = task.image
@@ -112,15 +114,15 @@ class RecordWriter:
         size = self._image_size
         resized = resize_mask(mask, size, size, self._classes, box=around(box for _, box in extents))
         self._write(task, cv2.merge([*resized_channels(image, size, size), resized]))
-        (self._folder / f"{task.split}_mask" / task.mask_name).write_bytes(
-            _png(resized) if self._classes == 1 else _coloured_png(resized)
-        )
+        foreground = cv2.inRange(resized, 1, self._classes)  # 255 or 0
+        picture = _png(foreground, resized, ignored is not None) if self._classes == 1 else _coloured_png(resized)
+        _write_file(self._folder / f"{task.split}_mask" / task.mask_name, picture)
         example = Example(
             image_id=entry.id,
             file_name=task.file_name,
             height=entry.height,
             width=entry.width,
-            sha256=task.sha256,
+            sha256=digest,
             mask=counts,
             ignore=ignored,
             group=task.group,
@@ -130,18 +132,20 @@ class RecordWriter:
             ),
             classes=tuple(run_lengths(mask == label) for label in self._labels()),
         )
-        return Converted(example=example, foreground=int(np.count_nonzero(is_foreground(resized))))
+        return Converted(example=example, foreground=cv2.countNonZero(foreground))
 
     def _labels(self) -> range:
         """The classes that an example lists one by one: none, where its mask is the only one."""
         return range(1, self._classes + 1) if self._classes > 1 else range(0)
 
-    def _image(self, task: Task) -> np.ndarray:
+    def _image(self, task: Task) -> tuple[np.ndarray, str]:
+        """The image, and the hash of its file."""
         try:
-            data = task.path.read_bytes()
+            data = _read_file(task.path)
         except OSError as error:
             raise BrokenRule("unreadable_file", f"{task.path} cannot be read ({error.strerror})") from None
-        if hashlib.sha256(data).hexdigest() != task.sha256:
+        digest = hashlib.sha256(data).hexdigest()
+        if task.sha256 not in ("", digest):
             raise BrokenRule("changed_file", f"{task.path} changed while it was converted; convert again")
         try:
             with _decoder_lines():
@@ -156,7 +160,7 @@ class RecordWriter:
                 "size_disagrees",
                 f"the annotations say {task.image.width}×{task.image.height}, the file is {width}×{height}",
             )
-        return image
+        return image, digest
 
     def _write(self, task: Task, record: np.ndarray) -> None:
         # Not through a memory map: its page faults take longer than one write of the whole record.
@@ -174,13 +178,50 @@ def _decoder_lines() -> DecoderLines:
     return DecoderLines()
 
 
-def _png(mask: np.ndarray) -> bytes:
+os.register_at_fork(after_in_child=_decoder_lines.cache_clear)
+
+
+def _read_file(path: Path) -> bytes:
+    """As `Path.read_bytes` does, in half the time."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        parts = [os.read(file, os.fstat(file).st_size)]
+        while parts[-1]:
+            parts.append(os.read(file, 1024 * 1024))
+    finally:
+        os.close(file)
+    return b"".join(parts)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb", buffering=0) as file:
+        while data:
+            data = data[file.write(data) :]
+
+
+def _png(foreground: np.ndarray, mask: np.ndarray, may_be_ignored: bool) -> bytes:
     """A picture of a mask: foreground white, ignored grey; one bit a pixel where nothing is ignored."""
-    foreground = cv2.inRange(mask, 1, 1)  # 255 or 0
-    ignored = cv2.inRange(mask, IGNORE, IGNORE)
-    if not cv2.countNonZero(ignored):
-        return cv2.imencode(".png", foreground, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
+    ignored = cv2.inRange(mask, IGNORE, IGNORE) if may_be_ignored else None
+    if ignored is None or not cv2.countNonZero(ignored):
+        return bilevel_png(foreground)
     return cv2.imencode(".png", np.where(ignored, np.uint8(IGNORED_GREY), foreground))[1].tobytes()
+
+
+def bilevel_png(mask: np.ndarray) -> bytes:
+    """A PNG of one bit a pixel, what is not 0 white; OpenCV takes four times as long to write the same picture.
+
+    Args:
+        mask: shape (height, width), uint8.
+    """
+    height, width = mask.shape
+    rows = np.zeros((height, 1 + -(-width // 8)), np.uint8)  # each begins with the number of its filter: none
+    rows[:, 1:] = np.packbits(mask, axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)  # grey of one bit, not interlaced
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def _coloured_png(mask: np.ndarray) -> bytes:

@@ -1,9 +1,11 @@
 """Work in processes that may die or hang: one bad item costs that item, never the whole job.
 
-The processes are spawned, so that they import only what the function needs, whatever the caller has loaded.
+A process of one thread forks them, and they work at once; to import NumPy and OpenCV again takes a quarter of a second.
+Any other spawns them: what another thread holds at the fork, the fork holds for ever.
 """
 
 import ctypes
+import gc
 import importlib
 import multiprocessing
 import os
@@ -14,18 +16,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any, Self
 
+import threadpoolctl
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _AHEAD = 2  # chunks per process: one in work, one waiting, so that no process waits for the parent
 ITEM_SECONDS = 60.0
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _KEEP = 256 * 1024 * 1024
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class _Worker:
 
 
 class Processes:
-    """Processes that start now and wait for work: to start one takes as long as to read an annotation file.
+    """Processes that start now and wait for work: to spawn one takes as long as to read an annotation file.
 
     Args:
         jobs: how many.
@@ -58,7 +63,8 @@ class Processes:
 
     def __init__(self, jobs: int, module: str = "") -> None:
         self._module = module
-        self._waiting = [self._start() for _ in range(jobs)]
+        self._waiting: list[_Worker] = []
+        self.start(jobs)
 
     def __enter__(self) -> Self:
         return self
@@ -69,16 +75,23 @@ class Processes:
         for worker in self._waiting:
             _end(worker)
 
+    def start(self, jobs: int) -> None:
+        """Starts as many as that, less those that wait already."""
+        while len(self._waiting) < jobs:
+            self._waiting.append(self._start())
+
     def take(self) -> _Worker:
         """One that waits, or a new one."""
         return self._waiting.pop() if self._waiting else self._start()
 
     def _start(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
+        forks = _has_one_thread()
+        context = multiprocessing.get_context("fork" if forks else "spawn")
         ours, theirs = context.Pipe()
         begun = context.RawValue("q", 0)
-        process = context.Process(target=_serve, args=(theirs, begun, self._module), daemon=True)
-        with _without_main_module(), _one_thread():
+        work, arguments = (_serve_forked if forks else _serve), (theirs, begun, self._module)
+        process: BaseProcess = context.Process(target=work, args=arguments, daemon=True)  # type: ignore[attr-defined]
+        with _without_main_module(), _one_thread(), _undisturbed() if forks else nullcontext():
             process.start()
         theirs.close()
         return _Worker(process, ours, begun)
@@ -93,7 +106,7 @@ def map_in_processes(
     item_seconds: float = ITEM_SECONDS,
     processes: Processes | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """Applies a function to every item, in `jobs` spawned processes.
+    """Applies a function to every item, in `jobs` processes.
 
     When a process dies, or is killed because one item took too long, the items of its chunk are tried again one at a
     time, each in a process that has done no harm yet, so the item that kills is known by name.
@@ -112,9 +125,14 @@ def map_in_processes(
     Raises:
         Exception: what the function raised.
     """
+    if processes is None:
+        with Processes(0) as own:
+            yield from map_in_processes(
+                function, items, jobs, chunk_size=chunk_size, item_seconds=item_seconds, processes=own
+            )
+        return
     jobs = min(jobs, -(-len(items) // chunk_size))
     chunks = deque(_chunks(items, jobs, chunk_size))
-    processes = processes or Processes(0)
     workers: dict[Connection, _Worker] = {}
 
     def start() -> None:
@@ -134,8 +152,10 @@ def map_in_processes(
             _end(worker)
 
     watch = threading.Event()
+    watcher = threading.Thread(target=_kill_what_hangs, args=(workers, item_seconds, watch), daemon=True)
     try:
-        threading.Thread(target=_kill_what_hangs, args=(workers, item_seconds, watch), daemon=True).start()
+        processes.start(jobs)  # while there is no other thread
+        watcher.start()
         for _ in range(jobs):
             start()
         while workers:
@@ -162,6 +182,8 @@ def map_in_processes(
                 yield from zip((index for index, _ in finished), results, strict=True)
     finally:
         watch.set()
+        if watcher.ident is not None:
+            watcher.join()  # or the next call would have two threads
         for worker in workers.values():
             worker.process.terminate()
             _end(worker)
@@ -175,6 +197,31 @@ def _chunks(items: Sequence[Any], jobs: int, chunk_size: int) -> Iterator[list[t
         end = start + max(1, min(share, chunk_size))
         yield numbered[start:end]
         start = end
+
+
+def _has_one_thread() -> bool:
+    """Whether this process may be forked.
+
+    Threads of OpenBLAS, which NumPy and OpenCV each bring along, do not count: it ends them itself before a fork.
+    """
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+    except OSError:  # not Linux: elsewhere a fork may lack what the system's libraries keep in threads
+        return False
+    if threading.active_count() > 1:
+        return False
+    of_blas = (pool for pool in threadpoolctl.threadpool_info() if pool["internal_api"] == "openblas")
+    return threads in (1, 1 + sum(pool["num_threads"] - 1 for pool in of_blas))
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Holds back signals that end a process, so that none meets the caller's handlers in its fork."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -222,6 +269,27 @@ def _kill_what_hangs(workers: dict[Connection, _Worker], item_seconds: float, en
             elif time.monotonic() - since > item_seconds:
                 worker.hung = True
                 worker.process.kill()
+
+
+def _serve_forked(connection: Connection, begun: Any, module: str) -> None:
+    gc.freeze()  # or looking through what the caller has in memory would copy it
+    _let_go_of_files(connection.fileno())
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the caller may take for Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    _serve(connection, begun, module)
+
+
+def _let_go_of_files(kept: int) -> None:
+    """Locks and pipes stay as they are while any process has them open, so a fork must not have the caller's.
+
+    Their numbers stay taken: somebody may still write to one.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number not in (kept, nothing):
+            os.dup2(nothing, number)
 
 
 def _serve(connection: Connection, begun: Any, module: str) -> None:
