@@ -7,6 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from seg.data.convert import convert
+from seg.data.manifest import Manifest
+
 SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]  # 4 × 4 pixels, columns and rows 2 to 5
 
 
@@ -41,3 +44,13 @@ def write_export(folder: Path, **contents: dict[str, Any]) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, height=image["height"], width=image["width"], value=(100 * number + place) % 256)
     return folder
+
+
+def run(data: Path, workspace: Path, **settings: Any) -> tuple[Manifest, str]:
+    """Converts an export with one process; returns the dataset and the line that says what was done."""
+    lines: list[str] = []
+    manifest = convert(
+        data, workspace, **{"image_size": 4, "jobs": 1, "progress": False} | settings, announce=lines.append
+    )
+    (line,) = lines
+    return manifest, line

@@ -1,4 +1,4 @@
-"""The graph that TensorFlow computes; `test_openvino_graph.py` has what OpenVINO makes of it."""
+"""The graph that TensorFlow computes; `openvino_alone.py` has what OpenVINO makes of it."""
 
 from dataclasses import replace
 

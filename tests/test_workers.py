@@ -17,24 +17,15 @@ import pytest
 
 from seg.data import workers
 from seg.data.workers import Died, Processes, _chunks, map_in_processes
-
-ALONE = "TEST_WORKERS_ALONE"
-only_forked = pytest.mark.skipif(ALONE not in os.environ, reason="test_without_threads_they_are_forked runs it")
+from tests.alone import check_alone, only_alone
 
 
 def test_without_threads_they_are_forked() -> None:
-    if ALONE in os.environ:
-        pytest.skip("it is what runs now")
-    # Neither pytest's plugins nor what the filters of warnings import may start threads.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--noconftest"]
-    command += ["-o", "addopts=", "-o", "filterwarnings=error", __file__]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-    done = subprocess.run(command, env=environment | {ALONE: "1"}, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"(\d\d) passed, 1 skipped", done.stdout), done.stdout
+    # Neither what conftest.py nor what the filters of warnings import may start threads.
+    check_alone(__file__, "--noconftest", "-o", "filterwarnings=error")
 
 
-@only_forked
+@only_alone
 def test_they_are_forked() -> None:
     assert workers._has_one_thread()
     with Processes(2) as processes:
@@ -129,7 +120,7 @@ def frozen(_: int) -> int:
     return gc.get_freeze_count()
 
 
-@only_forked
+@only_alone
 def test_a_fork_does_not_look_through_its_parents_memory() -> None:
     kept = [[number] for number in range(50_000)]
     assert dict(map_in_processes(frozen, range(1), 1))[0] > len(kept)

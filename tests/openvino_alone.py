@@ -1,4 +1,7 @@
-"""OpenVINO in place of TensorFlow: the same numbers, from several threads too, and nobody else hears of it."""
+"""OpenVINO in place of TensorFlow: the same numbers, from several threads too, and nobody else hears of it.
+
+`test_openvino.py` runs this file in a process of its own.
+"""
 
 import os
 import subprocess
@@ -16,10 +19,10 @@ from seg import serving_graph as serving
 from seg.config import TrainConfig
 from seg.openvino_graph import compiled_by_openvino
 from seg.serving_graph import serving_graph
+from seg.training import speed
 from tests.model_configs import CONFIGS
 from tests.test_serving_graph import trained
 
-pytest.importorskip("openvino", reason="needs the extra openvino")
 BY_THE_PICTURE = ("unet_group", "unet_instance", "deeplabv3plus_options")  # normalised
 ANSWERED = [name for name, config in CONFIGS.items() if config.precision == "float32" and name not in BY_THE_PICTURE]
 
@@ -83,6 +86,12 @@ def test_what_it_would_compute_otherwise_is_left_to_tensorflow(name: str, compil
     graph = serving_graph(model)
     assert graph(images_for(model)).dtype == np.float32
     assert (graph.engine, compiled) == ("TensorFlow", [])
+
+
+def test_a_speed_names_what_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "_SECONDS", 0.01)
+    model = trained("unet")
+    assert speed.measure_speed(model, images_for(model, 5)).machine == f"{speed.machine()}, OpenVINO"
 
 
 def test_where_there_is_a_gpu_tensorflow_answers(compiled: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +162,7 @@ def test_a_signal_after_models_are_gone() -> None:
 import gc, signal, threading, time
 import keras
 from seg.serving_graph import serving_graph
+from seg.training import speed
 image = keras.Input((8, 8, 3))
 model = keras.Model(image, keras.layers.Conv2D(1, 3)(image))
 kept = [serving_graph(model)]
@@ -179,6 +189,7 @@ if not {installed}:
     sys.modules["openvino"] = None
 import keras, numpy as np
 from seg.serving_graph import serving_graph
+from seg.training import speed
 def told(*given, **more):
     os.write(2, b"told")
     os._exit(3)
