@@ -16,8 +16,7 @@ from seg.data.coco import ImageEntry
 from seg.data.convert import BadDataError
 from seg.data.demo import _exif_orientation
 from seg.data.manifest import MANIFEST
-from seg.data.record import Converted, RecordWriter, Task, bilevel_png
-from seg.data.segmentation import BrokenRule
+from seg.data.record import Converted, RecordWriter, Refused, Task, bilevel_png
 from seg.errors import UserError
 from tests.small_export import content, run, write_export, write_image
 
@@ -280,7 +279,7 @@ def test_annotations_for_unknown_images_are_no_failure(tmp_path, workspace):
     assert [problem["rule"] for problem in manifest.left_out] == ["unknown_image"]
 
 
-def die(self: RecordWriter, task: Task) -> Converted | BrokenRule:
+def die(self: RecordWriter, task: Task) -> Converted | Refused:
     if task.file_name == "train/image1.png":
         os.kill(os.getpid(), signal.SIGSEGV)
     return RecordWriter.__call__(self, task)
@@ -319,11 +318,11 @@ def task(data: Path, **changes) -> Task:
     ("changes", "rule"), [({"sha256": "other"}, "changed_file"), ({"path": Path("/nowhere.png")}, "unreadable_file")]
 )
 def test_files_that_change_or_vanish_meanwhile(data, tmp_path, changes, rule):
-    broken = RecordWriter(tmp_path, {"train": 0}, 4, crowds="ignore", exif="ignore", overlaps="union")(
-        task(data, **changes)
-    )
-    assert isinstance(broken, BrokenRule)
-    assert broken.rule == rule
+    writer = RecordWriter(tmp_path, {"train": 0}, 4, crowds="ignore", exif="ignore", overlaps="union")
+    refused = writer(task(data, **changes))
+    assert isinstance(refused, Refused)
+    assert refused.broken.rule == rule
+    assert bool(refused.sha256) == (rule == "changed_file")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 8), (8, 9), (5, 300)])

@@ -12,6 +12,7 @@ import pytest
 
 import seg.data.convert as convert_module
 from seg.data import files
+from seg.data.convert import BadDataError
 from seg.data.manifest import MANIFEST, Manifest
 from seg.data.workers import map_in_processes
 from tests.small_export import content, run, write_export, write_image
@@ -161,6 +162,48 @@ def test_hashed_while_converted_or_before_it_is_the_same_dataset(data, tmp_path,
     assert {Path(path).name for path in first_hashes} == {"image0.png", "image1.png"}
     assert len(first_hashes) == 6
     assert run(data, workspace)[1] == f"up to date: {first.folder}"
+    # Whoever makes the same dataset waits in the same place.
+    assert len({lock.name for folder in (workspace, tmp_path / "used") for lock in folder.glob("building/*.lock")}) == 1
+
+
+@pytest.mark.parametrize("on_bad", ["skip", "fail"])
+def test_a_file_that_is_whole_only_after_it_was_refused_comes_back(data, workspace, monkeypatch, on_bad):
+    path = data / "train" / "image0.png"
+    whole = path.read_bytes()
+
+    def while_it_is_copied(*arguments, **options):
+        path.write_bytes(whole[:-20])
+        yield from map_in_processes(*arguments, **options)
+        path.write_bytes(whole)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seg.data.build.map_in_processes", while_it_is_copied)
+        if on_bad == "skip":
+            first, _ = run(data, workspace, on_bad="skip")
+            assert [problem["rule"] for problem in first.left_out] == ["image_refused"]
+        else:
+            with pytest.raises(BadDataError, match="image_refused"):
+                run(data, workspace)
+    second, line = run(data, workspace, on_bad=on_bad)
+    assert line.startswith("converted")
+    assert second.splits["train"].examples == 2
+
+
+def test_the_entry_points_fork_too(data, workspace):
+    script = """
+import sys
+from pathlib import Path
+import seg.data.workers as workers
+from seg.data.convert import convert
+found, may_fork = [], workers._may_fork
+workers._may_fork = lambda: found.append(may_fork()) or found[-1]
+for size in (4, 8):  # the second finds a dataset, and a bar's thread that stays
+    convert(Path(sys.argv[1]), Path(sys.argv[2]), image_size=size, jobs=1, progress=size == 8)
+assert found == [True, True], found
+"""
+    command = [sys.executable, "-c", script, str(data), str(workspace)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def content_of(folder: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Under pytest-xdist, which has threads, the processes are spawned; alone, as one test runs this file, forked."""
 
+import ast
 import fcntl
 import gc
 import multiprocessing
@@ -27,7 +28,7 @@ def test_without_threads_they_are_forked() -> None:
 
 @only_alone
 def test_they_are_forked() -> None:
-    assert workers._has_one_thread()
+    assert workers._may_fork()
     with Processes(2) as processes:
         assert {type(worker.process).__name__ for worker in processes._waiting} == {"ForkProcess"}
 
@@ -48,13 +49,15 @@ def test_beside_a_thread_of_somebody_elses_library_they_are_spawned() -> None:
     script = """
 import time
 import cv2, numpy as np
-from seg.data.workers import _has_one_thread
-assert _has_one_thread()
+from seg.data.workers import _may_fork
+assert _may_fork()
 np.ones((500, 500)) @ np.ones((500, 500))  # OpenBLAS's threads are its own care
-assert _has_one_thread()
-cv2.setNumThreads(3)
-cv2.GaussianBlur(np.zeros((4000, 4000, 3), np.uint8), (9, 9), 2)  # starts threads that wait for more
-assert not _has_one_thread()
+assert _may_fork()
+cv2.setNumThreads(2)
+cv2.GaussianBlur(np.zeros((4000, 4000, 3), np.uint8), (9, 9), 2)  # starts a thread that waits for more
+assert not _may_fork()
+np.ones((500, 500)) @ np.ones((500, 500))  # now there are as many threads as when both of OpenBLAS's run
+assert not _may_fork()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -114,6 +117,31 @@ def running(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_caller_without_standard_streams(closed: str, tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from seg.data.workers import map_in_processes
+Path(sys.argv[1]).write_text(str(dict(map_in_processes(abs, range(-3, 0), 2, chunk_size=1))))
+"""
+    command = ["bash", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", script, str(tmp_path / "found")]
+    assert subprocess.run(command, timeout=60).returncode == 0
+    found = ast.literal_eval((tmp_path / "found").read_text())
+    assert found == {0: 3, 1: 2, 2: 1}
+
+
+def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_PATIENCE", 0.5)
+    processes = Processes(1)
+    (worker,) = processes._waiting
+    os.kill(worker.process.pid or 0, signal.SIGSTOP)
+    started = time.monotonic()
+    processes.__exit__(None, None, None)
+    assert worker.process.exitcode == -signal.SIGKILL
+    assert time.monotonic() - started < 60
 
 
 def frozen(_: int) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from seg.data.export import Export, image_problem
 from seg.data.files import HashCache
 from seg.data.layout import ADDITIONAL
 from seg.data.manifest import SPLITS, Example, Manifest, SplitSummary
-from seg.data.record import Converted, RecordWriter, Task
+from seg.data.record import Converted, RecordWriter, Refused, Task
 from seg.data.segmentation import BrokenRule
 from seg.data.splits import OFFICIAL, DivisionSettings, divide
-from seg.data.workers import Died, Processes, map_in_processes
+from seg.data.workers import Died, Processes, map_in_processes, processes_for
 from seg.errors import UserError
 
 _BAR_AFTER = 2  # seconds
@@ -33,9 +34,10 @@ class Build:
     """One conversion.
 
     Attributes:
-        key: of the dataset; hash of everything that decides its content. Before `run`, where hashes of the export are
-            missing, it is the same for all contents of the files. Where `run` lost images for a reason that may pass,
-            it is another one from then on: the dataset is not the one that the next call looks for.
+        key: of the dataset; hash of everything that decides its content, once the export has all its hashes. Where
+            `run` lost images for a reason that may pass, it is another one from then on: the dataset is not the one
+            that the next call looks for.
+        place: where it may be built; the same for all contents of the image files.
         problems: of the export, and after `run` of its images too.
     """
 
@@ -70,11 +72,12 @@ class Build:
                 "split_seed": division.seed,
             }
         self._division = division
-        self.key = self._key()
+        self.key, self.place = self._key(), self._key(contents=False)
         self.problems: list[Problem] = list(export.problems)
 
-    def _key(self) -> str:
-        return self._export.key({"image_size": self._image_size, "split": self._division.split} | self._settings)
+    def _key(self, *, contents: bool = True) -> str:
+        settings = {"image_size": self._image_size, "split": self._division.split} | self._settings
+        return self._export.key(settings, contents=contents)
 
     def add_hashes(self, cache: HashCache, hashes: Mapping[Path, str]) -> None:
         """Gives the export the hashes that it lacks, as far as they are not given reading the files, and the key."""
@@ -107,11 +110,9 @@ class Build:
         policies = {"crowds": self._export.crowds, "exif": self._exif, "overlaps": self._overlaps}
         classes = self._export.classes.names
         writer = RecordWriter(folder, offsets, self._image_size, classes=len(classes), **policies)
-        results = self._convert(tasks, writer, processes)
+        results, hashes = self._convert(tasks, writer, processes)
         if not all(image.sha256 for images in self._export.images.values() for image in images):
-            found = ((name, row, converted) for name in SPLITS for row, converted in results[name].items())
-            images = self._export.images
-            self.add_hashes(cache, {images[name][row].path: each.example.sha256 for name, row, each in found})
+            self.add_hashes(cache, hashes)
         judge(self.problems)
         lost = sorted(f"{problem.split} {problem.file_name}" for problem in self.problems if problem.rule in _MAY_PASS)
         if lost:
@@ -136,23 +137,33 @@ class Build:
 
     def _convert(
         self, tasks: list[Task], writer: RecordWriter, processes: Processes
-    ) -> dict[str, dict[int, Converted]]:
-        """The converted images by split and row; the others become problems."""
+    ) -> tuple[dict[str, dict[int, Converted]], dict[Path, str]]:
+        """The converted images by split and row, the others become problems; and the hashes of the files, as read."""
         results: dict[str, dict[int, Converted]] = {name: {} for name in SPLITS}
-        converted = map_in_processes(writer, tasks, self._jobs, processes=processes)
-        if self._progress:  # a bar that shows nothing would start a thread all the same
-            converted = iter(tqdm(converted, total=len(tasks), desc="convert", unit="image", delay=_BAR_AFTER))
-        for index, result in converted:
-            task = tasks[index]
-            if isinstance(result, Died):
-                why = "took too long and was ended" if result.hung else f"died ({result.exitcode})"
-                result = BrokenRule("worker_died", f"the process that converted it {why}")
-            if isinstance(result, BrokenRule):
-                source = self._export.images[task.split][task.row].source
-                self.problems.append(image_problem(task.split, task.image, self._export.sources[source].images, result))
-            else:
-                results[task.split][task.row] = result
-        return results
+        hashes: dict[Path, str] = {}
+        processes.start(processes_for(len(tasks), self._jobs))  # before the bar starts a thread
+        with closing(map_in_processes(writer, tasks, self._jobs, processes=processes)) as ended:
+            for index, result in self._shown(ended, len(tasks)):
+                task = tasks[index]
+                if isinstance(result, Died):
+                    why = "took too long and was ended" if result.hung else f"died ({result.exitcode})"
+                    result = Refused(broken=BrokenRule("worker_died", f"the process that converted it {why}"))
+                if isinstance(result, Refused):
+                    sha256, source = result.sha256, self._export.images[task.split][task.row].source
+                    self.problems.append(
+                        image_problem(task.split, task.image, self._export.sources[source].images, result.broken)
+                    )
+                else:
+                    sha256 = result.example.sha256
+                    results[task.split][task.row] = result
+                if sha256:
+                    hashes[task.path] = sha256
+        return results, hashes
+
+    def _shown(self, ended: Iterator[tuple[int, Any]], total: int) -> Iterator[tuple[int, Any]]:
+        if not self._progress:
+            return ended  # a bar that shows nothing would start a thread all the same
+        return iter(tqdm(ended, total=total, desc="convert", unit="image", delay=_BAR_AFTER))
 
     def _tasks(self, folder: Path, name: str) -> Iterator[Task]:
         (folder / f"{name}_mask").mkdir()

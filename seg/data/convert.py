@@ -135,7 +135,7 @@ def convert(
                 judge(export.problems)
             export.check_splits()
             build = Build(export, image_size, exif, overlaps, division, jobs, progress)
-            with _building_place(workspace / "building", build.key) as partial:
+            with _building_place(workspace / "building", build.place) as partial:
                 if unread and any(datasets.iterdir()):  # somebody else was faster, perhaps with the same dataset
                     build.add_hashes(cache, {})
                 up_to_date = (datasets / build.key / MANIFEST).exists()

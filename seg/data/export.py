@@ -182,15 +182,20 @@ class Export:
         folder = self.sources[source].images.resolve().relative_to(self.root(source).resolve()).as_posix()
         return f"{ADDITIONAL}/{folder}" if source == ADDITIONAL else folder
 
-    def key(self, settings: dict[str, Any]) -> str:
-        """Hash of everything that decides the converted dataset, which has no images whose file cannot be read."""
+    def key(self, settings: dict[str, Any], *, contents: bool = True) -> str:
+        """Hash of everything that decides the converted dataset, which has no images whose file cannot be read.
+
+        Args:
+            settings: of the conversion.
+            contents: of the image files; without them, the key of all exports with the same annotation files.
+        """
         content = {
             "converter": CONVERTER,
             "settings": settings,
             "splits": {
                 name: [
                     self.files[name].sha256,
-                    [(image.entry.file_name, image.sha256) for image in images if image.sha256],
+                    [(image.entry.file_name, image.sha256) for image in images if image.sha256] if contents else [],
                 ]
                 for name, images in self.images.items()
             },

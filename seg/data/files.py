@@ -1,5 +1,6 @@
 """The files of an export: where they may lie, and the hash of the images' bytes, remembered between calls."""
 
+import errno
 import hashlib
 import json
 import os
@@ -102,11 +103,13 @@ class HashCache:
             partial.write_text(json.dumps(self._known), encoding="utf-8")
             partial.replace(self._path)
 
-    def known(self, path: Path, found: os.stat_result) -> str:
-        """The hash of a file if it is remembered, else empty: `learn` may tell it later."""
+    def known(self, path: Path, found: os.stat_result) -> str | BrokenRule:
+        """The hash of a file if it is remembered, else empty: `learn` may tell it later; or why it cannot be read."""
         known = self._known.get(str(path))
         if isinstance(known, list) and known[:-1] == _signature(found):
             return str(known[-1])
+        if not os.access(path, os.R_OK):
+            return BrokenRule("unreadable_file", f"{path} cannot be read ({os.strerror(errno.EACCES)})")
         if _is_settled(found):
             self._asked[path] = found
         return ""

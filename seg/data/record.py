@@ -61,6 +61,14 @@ class Converted:
     foreground: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A task whose file or annotations break a rule; `sha256` is of the file as it was read, empty where it was not."""
+
+    broken: BrokenRule
+    sha256: str = ""
+
+
 class RecordWriter:
     """Converts tasks and writes each record to its place in the split's `.npy` file.
 
@@ -97,14 +105,17 @@ class RecordWriter:
         self.__dict__ |= state
         cv2.setNumThreads(1)
 
-    def __call__(self, task: Task) -> Converted | BrokenRule:
+    def __call__(self, task: Task) -> Converted | Refused:
         """Converts one image; a rule that its file breaks is returned, not raised."""
+        sha256 = ""
         try:
             if self._overlaps == "refuse":
                 refuse_overlaps(task.annotations, task.image.height, task.image.width, crowds=self._crowds)
-            image, digest = self._image(task)
+            data = _read_file(task.path)
+            sha256 = hashlib.sha256(data).hexdigest()
+            image = self._decode(task, data, sha256)
         except BrokenRule as broken:
-            return broken
+            return Refused(broken=broken, sha256=sha256)
         entry = task.image
         objects = rasterise_each(task.annotations, entry.height, entry.width)
         mask, counts, ignored = example_mask(
@@ -116,13 +127,13 @@ class RecordWriter:
         self._write(task, cv2.merge([*resized_channels(image, size, size), resized]))
         foreground = cv2.inRange(resized, 1, self._classes)  # 255 or 0
         picture = _png(foreground, resized, ignored is not None) if self._classes == 1 else _coloured_png(resized)
-        _write_file(self._folder / f"{task.split}_mask" / task.mask_name, picture)
+        _write_file(f"{self._folder}/{task.split}_mask/{task.mask_name}", picture)
         example = Example(
             image_id=entry.id,
             file_name=task.file_name,
             height=entry.height,
             width=entry.width,
-            sha256=digest,
+            sha256=sha256,
             mask=counts,
             ignore=ignored,
             group=task.group,
@@ -138,14 +149,8 @@ class RecordWriter:
         """The classes that an example lists one by one: none, where its mask is the only one."""
         return range(1, self._classes + 1) if self._classes > 1 else range(0)
 
-    def _image(self, task: Task) -> tuple[np.ndarray, str]:
-        """The image, and the hash of its file."""
-        try:
-            data = _read_file(task.path)
-        except OSError as error:
-            raise BrokenRule("unreadable_file", f"{task.path} cannot be read ({error.strerror})") from None
-        digest = hashlib.sha256(data).hexdigest()
-        if task.sha256 not in ("", digest):
+    def _decode(self, task: Task, data: bytes, sha256: str) -> np.ndarray:
+        if task.sha256 not in ("", sha256):
             raise BrokenRule("changed_file", f"{task.path} changed while it was converted; convert again")
         try:
             with _decoder_lines():
@@ -160,7 +165,7 @@ class RecordWriter:
                 "size_disagrees",
                 f"the annotations say {task.image.width}×{task.image.height}, the file is {width}×{height}",
             )
-        return image, digest
+        return image
 
     def _write(self, task: Task, record: np.ndarray) -> None:
         # Not through a memory map: its page faults take longer than one write of the whole record.
@@ -182,21 +187,20 @@ os.register_at_fork(after_in_child=_decoder_lines.cache_clear)
 
 
 def _read_file(path: Path) -> bytes:
-    """As `Path.read_bytes` does, in half the time."""
-    file = os.open(path, os.O_RDONLY)
     try:
-        parts = [os.read(file, os.fstat(file).st_size)]
-        while parts[-1]:
-            parts.append(os.read(file, 1024 * 1024))
+        with path.open("rb", buffering=0) as file:
+            return file.readall()
+    except OSError as error:
+        raise BrokenRule("unreadable_file", f"{path} cannot be read ({error.strerror})") from None
+
+
+def _write_file(path: str, data: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        while data:
+            data = data[os.write(file, data) :]
     finally:
         os.close(file)
-    return b"".join(parts)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb", buffering=0) as file:
-        while data:
-            data = data[file.write(data) :]
 
 
 def _png(foreground: np.ndarray, mask: np.ndarray, may_be_ignored: bool) -> bytes:

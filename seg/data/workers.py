@@ -1,7 +1,7 @@
 """Work in processes that may die or hang: one bad item costs that item, never the whole job.
 
-A process of one thread forks them, and they work at once; to import NumPy and OpenCV again takes a quarter of a second.
-Any other spawns them: what another thread holds at the fork, the fork holds for ever.
+Where the caller has one thread, and Linux, they are forked, and work at once; to import NumPy and OpenCV again takes a
+quarter of a second. Else they are spawned: what another thread holds at a fork, the fork holds for ever.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -26,8 +26,10 @@ from typing import Any, Self
 import threadpoolctl
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_CHUNK = 16
 _AHEAD = 2  # chunks per process: one in work, one waiting, so that no process waits for the parent
 ITEM_SECONDS = 60.0
+_PATIENCE = 10.0  # seconds for a process to end by itself
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _KEEP = 256 * 1024 * 1024
 _ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -85,11 +87,14 @@ class Processes:
         return self._waiting.pop() if self._waiting else self._start()
 
     def _start(self) -> _Worker:
-        forks = _has_one_thread()
+        forks = _may_fork()
         context = multiprocessing.get_context("fork" if forks else "spawn")
         ours, theirs = context.Pipe()
         begun = context.RawValue("q", 0)
-        work, arguments = (_serve_forked if forks else _serve), (theirs, begun, self._module)
+        work: Callable[..., None] = _serve_forked if forks else _serve
+        arguments: tuple[Any, ...] = (theirs, begun, self._module)
+        if forks:
+            arguments += (_open_files() - {0, 1, 2, theirs.fileno()},)
         process: BaseProcess = context.Process(target=work, args=arguments, daemon=True)  # type: ignore[attr-defined]
         with _without_main_module(), _one_thread(), _undisturbed() if forks else nullcontext():
             process.start()
@@ -97,15 +102,20 @@ class Processes:
         return _Worker(process, ours, begun)
 
 
+def processes_for(items: int, jobs: int, chunk_size: int = _CHUNK) -> int:
+    """How many of `jobs` processes get work."""
+    return min(jobs, -(-items // chunk_size))
+
+
 def map_in_processes(
     function: Callable[[Any], Any],
     items: Sequence[Any],
     jobs: int,
     *,
-    chunk_size: int = 16,
+    chunk_size: int = _CHUNK,
     item_seconds: float = ITEM_SECONDS,
     processes: Processes | None = None,
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Applies a function to every item, in `jobs` processes.
 
     When a process dies, or is killed because one item took too long, the items of its chunk are tried again one at a
@@ -131,7 +141,7 @@ def map_in_processes(
                 function, items, jobs, chunk_size=chunk_size, item_seconds=item_seconds, processes=own
             )
         return
-    jobs = min(jobs, -(-len(items) // chunk_size))
+    jobs = processes_for(len(items), jobs, chunk_size)
     chunks = deque(_chunks(items, jobs, chunk_size))
     workers: dict[Connection, _Worker] = {}
 
@@ -182,11 +192,11 @@ def map_in_processes(
                 yield from zip((index for index, _ in finished), results, strict=True)
     finally:
         watch.set()
-        if watcher.ident is not None:
-            watcher.join()  # or the next call would have two threads
         for worker in workers.values():
             worker.process.terminate()
             _end(worker)
+        if watcher.ident is not None:
+            watcher.join()  # or the next call would have two threads
 
 
 def _chunks(items: Sequence[Any], jobs: int, chunk_size: int) -> Iterator[list[tuple[int, Any]]]:
@@ -199,19 +209,41 @@ def _chunks(items: Sequence[Any], jobs: int, chunk_size: int) -> Iterator[list[t
         start = end
 
 
-def _has_one_thread() -> bool:
-    """Whether this process may be forked.
+def _may_fork() -> bool:
+    """Whether this process has one thread, and its standard streams.
 
-    Threads of OpenBLAS, which NumPy and OpenCV each bring along, do not count: it ends them itself before a fork.
+    Threads of OpenBLAS, which NumPy and OpenCV each bring along, do not count: it ends them itself before a fork. Where
+    a stream is closed, a pipe takes its number.
     """
-    try:
-        threads = len(os.listdir("/proc/self/task"))
-    except OSError:  # not Linux: elsewhere a fork may lack what the system's libraries keep in threads
-        return False
-    if threading.active_count() > 1:
+    if not sys.platform.startswith("linux") or threading.active_count() > 1 or not {0, 1, 2} <= _open_files():
         return False
     of_blas = (pool for pool in threadpoolctl.threadpool_info() if pool["internal_api"] == "openblas")
-    return threads in (1, 1 + sum(pool["num_threads"] - 1 for pool in of_blas))
+    most = 1 + sum(pool["num_threads"] - 1 for pool in of_blas)
+    if _threads() > most:
+        time.sleep(0.002)  # one that has just ended may still be listed
+    if 1 < _threads() <= most:
+        _fork_nothing()
+    return _threads() == 1
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _fork_nothing() -> None:
+    if not (number := os.fork()):
+        os._exit(0)
+    os.waitpid(number, 0)
+
+
+def _open_files() -> set[int]:
+    """The numbers of the files that this process has open."""
+    found = set()
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # that of the list itself
+            os.fstat(number)
+            found.add(number)
+    return found
 
 
 @contextmanager
@@ -251,7 +283,7 @@ def _one_thread() -> Iterator[None]:
 
 def _end(worker: _Worker) -> None:
     worker.connection.close()
-    worker.process.join(10)
+    worker.process.join(_PATIENCE)
     if worker.process.is_alive():
         worker.process.kill()
         worker.process.join()
@@ -271,9 +303,9 @@ def _kill_what_hangs(workers: dict[Connection, _Worker], item_seconds: float, en
                 worker.process.kill()
 
 
-def _serve_forked(connection: Connection, begun: Any, module: str) -> None:
+def _serve_forked(connection: Connection, begun: Any, module: str, files: set[int]) -> None:
     gc.freeze()  # or looking through what the caller has in memory would copy it
-    _let_go_of_files(connection.fileno())
+    _let_go_of(files)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the caller may take for Ctrl-C
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -281,15 +313,15 @@ def _serve_forked(connection: Connection, begun: Any, module: str) -> None:
     _serve(connection, begun, module)
 
 
-def _let_go_of_files(kept: int) -> None:
+def _let_go_of(files: set[int]) -> None:
     """Locks and pipes stay as they are while any process has them open, so a fork must not have the caller's.
 
     Their numbers stay taken: somebody may still write to one.
     """
     nothing = os.open(os.devnull, os.O_RDWR)
-    for number in map(int, os.listdir("/proc/self/fd")):
-        if number > 2 and number not in (kept, nothing):
-            os.dup2(nothing, number)
+    for number in files:
+        os.dup2(nothing, number)
+    os.close(nothing)
 
 
 def _serve(connection: Connection, begun: Any, module: str) -> None:
