@@ -18,7 +18,7 @@ from benchmarks.setting import Setting
 from seg.data.layout import find_splits
 
 OURS, NAIVE, LIMIT = "seg", "naive loop", "decoding alone"
-_SHORT = 800  # images
+_SHORT = 600  # images
 
 
 def cases(setting: Setting) -> list[Case]:

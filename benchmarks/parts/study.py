@@ -1,9 +1,10 @@
 """What a study costs beside its trainings: short trials, beside a tutorial's script and the bare trainings.
 
 `seg` is `python -m experiments.study`, a process per trial; `seg, slots=auto` the same, which measures first how many
-trials at a time train most. The tutorial's script (`benchmarks.tutorial_study`) does
-all in one process. `bare training` adds up what `seg.training.fit` takes for the same trials in one process that
-records nothing. All of them train on the same records, of part of the export where it is large: the trials are short.
+trials at a time train most. The tutorial's script (`benchmarks.tutorial_study`) does all in one process. `bare
+training` adds up what `seg.training.fit` takes for the same trials in one process that records nothing. A short
+benchmark has neither that nor a trial's stages: one trial alone would be charged with the import that the first of
+several waits for. All of them train on the same records, of part of the export where it is large: the trials are short.
 """
 
 import json
@@ -53,7 +54,7 @@ def cases(setting: Setting) -> list[Case]:
     )
     rounds = setting.rounds if setting.full else 1
     whole = Case("study", f"short trials, {trials} of them", "s", tuple(contenders), False, rounds, targets)
-    if setting.clock == "processor":
+    if setting.short or setting.clock == "processor":
         return [whole]
     stages = (
         Contender(OURS, f"{__name__}:overhead", settings | {"trials": 2 if setting.full else 1}),
