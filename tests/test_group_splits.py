@@ -27,10 +27,11 @@ def conversion_in_this_process() -> Iterator[None]:
     def here(
         function: Callable[[Any], Any], items: Sequence[Any], jobs: int, processes: Any
     ) -> Iterator[tuple[int, Any]]:
-        return enumerate(map(function, items))
+        yield from enumerate(map(function, items))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seg.data.build.map_in_processes", here)
+        patch.setattr("seg.data.build.processes_for", lambda items, jobs: 0)
         yield
 
 

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seg.data import workers
@@ -124,13 +125,44 @@ def test_a_caller_without_standard_streams(closed: str, tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from seg.data.workers import map_in_processes
-Path(sys.argv[1]).write_text(str(dict(map_in_processes(abs, range(-3, 0), 2, chunk_size=1))))
+from seg.data import workers
+may_fork, answers = workers._may_fork, []
+workers._may_fork = lambda: answers.append(may_fork()) or answers[-1]
+found = dict(workers.map_in_processes(abs, range(-3, 0), 2, chunk_size=1))
+Path(sys.argv[1]).write_text(str((found, answers)))
 """
     command = ["bash", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", script, str(tmp_path / "found")]
     assert subprocess.run(command, timeout=60).returncode == 0
-    found = ast.literal_eval((tmp_path / "found").read_text())
+    found, answers = ast.literal_eval((tmp_path / "found").read_text())
     assert found == {0: 3, 1: 2, 2: 1}
+    assert answers == [False, False]  # a pipe has the number of the stream by then
+
+
+def test_a_fork_spawns() -> None:
+    script = """
+import multiprocessing
+import cv2, numpy as np
+from seg.data.workers import _may_fork
+cv2.setNumThreads(2)
+cv2.GaussianBlur(np.zeros((4000, 4000, 3), np.uint8), (9, 9), 2)  # a fork lacks this thread, and OpenCV waits for it
+def work():
+    assert not _may_fork()
+process = multiprocessing.get_context("fork").Process(target=work)
+process.start()
+process.join()
+assert process.exitcode == 0
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@only_alone
+def test_a_caller_that_does_not_wait_for_its_children() -> None:
+    np.ones((500, 500)) @ np.ones((500, 500))  # OpenBLAS's threads are ended by a fork that is waited for
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert workers._may_fork()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

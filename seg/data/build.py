@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -161,7 +162,7 @@ class Build:
         return results, hashes
 
     def _shown(self, ended: Iterator[tuple[int, Any]], total: int) -> Iterator[tuple[int, Any]]:
-        if not self._progress:
+        if not self._progress or sys.stderr is None:
             return ended  # a bar that shows nothing would start a thread all the same
         return iter(tqdm(ended, total=total, desc="convert", unit="image", delay=_BAR_AFTER))
 

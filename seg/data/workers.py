@@ -33,6 +33,9 @@ _PATIENCE = 10.0  # seconds for a process to end by itself
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _KEEP = 256 * 1024 * 1024
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+_forked: list[bool] = []  # filled in a process that was forked from one that had this module
+os.register_at_fork(after_in_child=lambda: _forked.append(True))
+_streams: list[Any] = []  # the caller's, of a fork: to be let go of would close them
 
 
 @dataclass(frozen=True)
@@ -210,12 +213,16 @@ def _chunks(items: Sequence[Any], jobs: int, chunk_size: int) -> Iterator[list[t
 
 
 def _may_fork() -> bool:
-    """Whether this process has one thread, and its standard streams.
+    """Whether this process has one thread, is no fork itself, and has its standard streams.
 
-    Threads of OpenBLAS, which NumPy and OpenCV each bring along, do not count: it ends them itself before a fork. Where
-    a stream is closed, a pipe takes its number.
+    Threads of OpenBLAS, which NumPy and OpenCV each bring along, do not count: it ends them itself before a fork. A
+    fork may have what threads held that it has not. Where a stream is closed, a pipe takes its number.
     """
-    if not sys.platform.startswith("linux") or threading.active_count() > 1 or not {0, 1, 2} <= _open_files():
+    if not sys.platform.startswith("linux") or threading.active_count() > 1:
+        return False
+    if _forked or multiprocessing.parent_process() is not None:
+        return False
+    if None in (sys.__stdin__, sys.__stdout__, sys.__stderr__) or not {0, 1, 2} <= _open_files():
         return False
     of_blas = (pool for pool in threadpoolctl.threadpool_info() if pool["internal_api"] == "openblas")
     most = 1 + sum(pool["num_threads"] - 1 for pool in of_blas)
@@ -231,9 +238,11 @@ def _threads() -> int:
 
 
 def _fork_nothing() -> None:
-    if not (number := os.fork()):
-        os._exit(0)
-    os.waitpid(number, 0)
+    with _undisturbed():
+        if not (number := os.fork()):
+            os._exit(0)
+    with suppress(ChildProcessError):  # where the caller ignores SIGCHLD, nobody waits for a child
+        os.waitpid(number, 0)
 
 
 def _open_files() -> set[int]:
@@ -306,6 +315,7 @@ def _kill_what_hangs(workers: dict[Connection, _Worker], item_seconds: float, en
 def _serve_forked(connection: Connection, begun: Any, module: str, files: set[int]) -> None:
     gc.freeze()  # or looking through what the caller has in memory would copy it
     _let_go_of(files)
+    _streams.extend((sys.stdout, sys.stderr))
     sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the caller may take for Ctrl-C
     signal.signal(signal.SIGINT, signal.SIG_IGN)
