@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import TFEpochIterator
 
 from seg.config import PRECISIONS, TrainConfig
 from seg.data.manifest import Manifest
@@ -136,6 +137,19 @@ def test_keras_does_not_trace_the_model_once_more_to_build_its_loss(
     monkeypatch.setattr("keras.src.backend.compute_output_spec", fail)
     model.fit(training_dataset(tiny, CONFIG, 5), steps_per_epoch=1, epochs=1, verbose=0, shuffle=False)
     assert model.optimizer.iterations == 1
+
+
+def test_keras_makes_one_iterator(tiny: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that it dropped at once, to build the model from its first batch, ended the process now and then."""
+    made, make = [], TFEpochIterator._get_iterator
+
+    def noted(self: TFEpochIterator) -> Any:
+        made.append(self)
+        return make(self)
+
+    monkeypatch.setattr(TFEpochIterator, "_get_iterator", noted)
+    train(tiny, tmp_path)
+    assert len(made) == 1
 
 
 def test_another_image_size(tiny: Manifest, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from seg.models import build_training_model, final_model
 from seg.models.blocks import logit_channels
 from seg.models.precision import AUTO, with_chosen_precision
 from seg.training.averaging import WeightAverage
+from seg.training.building import build_before_fit
 from seg.training.checkpoint import Checkpoints, kept_precision
 from seg.training.devices import effective_batch_size
 from seg.training.fused import with_fused_normalization
@@ -132,8 +133,7 @@ def compiled_model(config: TrainConfig, steps: int, classes: int) -> tuple[keras
     # Keras turns XLA on by itself; it is slower on a CPU and breaks on two replicas.
     loss = mean_over_outputs(get_loss(config.loss), logit_channels(classes))
     model.compile(optimizer=make_optimizer(config, steps), loss=loss, jit_compile=False)
-    # Else Keras traces the model once more, only to see what the loss is given: 0.5 s of a trial.
-    model._compile_loss.build(keras.KerasTensor((None, config.image_size, config.image_size, 1)), model.output)
+    build_before_fit(model, config.image_size)
     return plain, model
 
 

@@ -21,6 +21,7 @@ from seg.data.manifest import BINARY_CLASSES, Example, Manifest, SplitSummary
 from seg.data.pipeline import evaluation_dataset, training_dataset
 from seg.losses import Loss, get_loss, validation_loss
 from seg.models import build_model
+from seg.training.building import build_before_fit
 from seg.training.devices import effective_batch_size
 from seg.training.validation import Validation
 
@@ -115,6 +116,7 @@ def step(
         model = build_model(config, len(manifest.classes))
         before = [weight.numpy() for weight in model.trainable_variables]
         model.compile(optimizer=keras.optimizers.SGD(1.0), loss=loss, jit_compile=False)
+        build_before_fit(model, config.image_size)
     batches = training_dataset(manifest, config, batch_size)
     history = model.fit(batches, steps_per_epoch=1, epochs=1, verbose=0, shuffle=False)
     gradient = [old - new.numpy() for old, new in zip(before, model.trainable_variables, strict=True)]
