@@ -80,7 +80,7 @@ def serve(model: ModelInfo, uri: str, listening: socket.socket, max_body: int) -
     start_tensorflow()
     import uvicorn
 
-    from experiments.serving.http_connections import ImpatientProtocol
+    from experiments.serving.http_connections import ImpatientProtocol, PromptServer
     from experiments.serving.http_guard import Guard, GuardLimits
     from experiments.serving.scoring import build_app, load_served_model
 
@@ -97,7 +97,7 @@ def serve(model: ModelInfo, uri: str, listening: socket.socket, max_body: int) -
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"serving {model.uri} on {address} (POST /mask and /invocations); Ctrl-C ends it", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # the signal that ended it, which uvicorn raises again
-        uvicorn.Server(config).run(sockets=[listening])
+        PromptServer(config).run(sockets=[listening])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,12 @@
-"""HTTP connections that end when nothing comes of them. Uvicorn's own wait for ever for a request's first byte."""
+"""HTTP connections that end when nothing comes of them. Uvicorn's own wait for ever for a request's first byte, and its
+end for those that it had accepted just before."""
 
+import asyncio
 from asyncio import TimerHandle, Transport
+from socket import socket
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SECONDS = 20  # without a request, or between its first byte and the end of its header
@@ -31,3 +35,19 @@ class ImpatientProtocol(H11Protocol):
             return
         self._seen = self.cycle
         self._look = self.loop.call_later(SECONDS, self._look_again)
+
+
+class PromptServer(uvicorn.Server):
+    """Uvicorn's server. At its end that one closes the connections it knows; one whose socket is accepted and whose
+    protocol is not yet made would hold it up for the whole of `timeout_graceful_shutdown`."""
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        told = set(self.server_state.connections)
+        ending = asyncio.create_task(super().shutdown(sockets))
+        while not ending.done():
+            late = self.server_state.connections - told
+            for connection in late:
+                connection.shutdown()
+            told |= late
+            await asyncio.wait([ending], timeout=0.1)
+        await ending
