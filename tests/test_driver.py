@@ -189,9 +189,9 @@ def test_without_retries_the_first_death_is_the_end(setting):
 
 def test_a_trial_that_hangs_is_given_up(setting):
     setting.plan({0: "hang"})
-    result = setting.run(2, limits=Limits(retries=1, trial_timeout=1.5))
+    result = setting.run(2, limits=Limits(retries=1, trial_timeout=3))
     assert setting.optuna_states() == ["FAIL", "COMPLETE"]
-    assert result.rows[0].reason == "took longer than trial_timeout, 1.5 s, in the last of 2 attempts"
+    assert result.rows[0].reason == "took longer than trial_timeout, 3 s, in the last of 2 attempts"
 
 
 @pytest.mark.parametrize("limit", [{"retries": -1}, {"trial_timeout": -1.0}, {"trial_timeout": math.nan}])

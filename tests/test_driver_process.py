@@ -108,7 +108,7 @@ def test_a_second_interrupt_ends_at_once(setting):
     started = time.monotonic()
     driver.process.send_signal(signal.SIGINT)
     assert driver.end()[0] == 130
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 3.5  # of the five seconds one is over
     wait_until_dead(worker, seconds=5)
 
 

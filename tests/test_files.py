@@ -5,7 +5,7 @@ import os
 import pytest
 
 import seg.data.files
-from seg.data.files import MAX_ANNOTATIONS, HashCache, locate, read_annotation_file
+from seg.data.files import MAX_ANNOTATIONS, HashCache, ImageFolder, read_annotation_file
 from seg.data.segmentation import BrokenRule
 from seg.errors import UserError
 
@@ -21,17 +21,17 @@ def folder(tmp_path):
 
 def rule(folder, name: str) -> str:
     with pytest.raises(BrokenRule) as caught:
-        locate(folder, name, folder.parent)
+        ImageFolder(folder, folder.parent).locate(name)
     return caught.value.rule
 
 
 def test_found(folder):
-    assert locate(folder, "inner/b.png", folder.parent)[0] == folder / "inner" / "b.png"
+    assert ImageFolder(folder, folder.parent).locate("inner/b.png")[0] == folder / "inner" / "b.png"
 
 
 def test_link_within_the_export(folder):
     (folder / "link.png").symlink_to(folder / "a.png")
-    assert locate(folder, "link.png", folder.parent)[0] == folder / "link.png"
+    assert ImageFolder(folder, folder.parent).locate("link.png")[0] == folder / "link.png"
 
 
 def test_link_out_of_the_export(folder):

@@ -31,6 +31,8 @@ def test_without_threads_they_are_forked() -> None:
 def test_they_are_forked() -> None:
     assert workers._may_fork()
     with Processes(2) as processes:
+        assert processes._waiting == []  # until there is something to be born with
+        processes.start(2)
         assert {type(worker.process).__name__ for worker in processes._waiting} == {"ForkProcess"}
 
 
@@ -100,6 +102,7 @@ def test_they_end_when_their_parent_is_killed() -> None:
 import os, signal
 from seg.data.workers import Processes
 with Processes(3) as processes:
+    processes.start(3)
     print(*(worker.process.pid for worker in processes._waiting), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -168,6 +171,7 @@ def test_a_caller_that_does_not_wait_for_its_children() -> None:
 def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_PATIENCE", 0.5)
     processes = Processes(1)
+    processes.start(1)
     (worker,) = processes._waiting
     os.kill(worker.process.pid or 0, signal.SIGSTOP)
     started = time.monotonic()
@@ -296,6 +300,7 @@ def test_a_hang_in_c_code_that_holds_the_interpreter() -> None:
 
 def test_processes_that_wait_are_taken_first():
     with Processes(2, "json") as processes:
+        processes.start(2)
         waiting = {worker.process.pid for worker in processes._waiting}
         found = dict(map_in_processes(process_number, range(40), 2, chunk_size=4, processes=processes))
         assert set(found.values()) <= waiting
@@ -304,8 +309,16 @@ def test_processes_that_wait_are_taken_first():
 
 def test_processes_without_work_end():
     with Processes(1) as processes:
+        processes.start(1)
         (worker,) = processes._waiting
     assert worker.process.exitcode == 0
+
+
+def test_items_that_a_process_was_born_with_are_its_own() -> None:
+    with Processes(0) as processes:
+        processes.start(2, range(100, 140))
+        found = dict(map_in_processes(square, range(40), 2, chunk_size=4, processes=processes))
+    assert found == {number: number * number for number in range(40)}
 
 
 def process_number(_: int) -> int:

@@ -142,7 +142,7 @@ class Build:
         """The converted images by split and row, the others become problems; and the hashes of the files, as read."""
         results: dict[str, dict[int, Converted]] = {name: {} for name in SPLITS}
         hashes: dict[Path, str] = {}
-        processes.start(processes_for(len(tasks), self._jobs))  # before the bar starts a thread
+        processes.start(processes_for(len(tasks), self._jobs), tasks)  # before the bar starts a thread
         with closing(map_in_processes(writer, tasks, self._jobs, processes=processes)) as ended:
             for index, result in self._shown(ended, len(tasks)):
                 task = tasks[index]
@@ -222,7 +222,9 @@ def mask_names(file_names: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     names = []
     for file_name in file_names:
-        stem = "_".join(Path(file_name.replace("\\", "/")).with_suffix("").parts)
+        parts = [part for part in file_name.replace("\\", "/").split("/") if part not in ("", ".")]
+        last, _, suffix = parts[-1].rpartition(".")
+        stem = "_".join([*parts[:-1], last if last and suffix else parts[-1]])
         if len(stem.encode()) > 200:
             stem = stem[:40] + hashlib.sha256(stem.encode()).hexdigest()[:16]
         candidate, number = stem, 1

@@ -6,13 +6,14 @@ Each function returns the field of an entry as it may be used, or raises `Broken
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import Any
 
 from seg.data.images import MAX_PIXELS, MAX_SIDE
 from seg.data.segmentation import BrokenRule, shown
 
 MAX_ID = 2**63 - 1  # ids go on into JSON and tables
+_CONTROL = re.compile(r"[\x00-\x1f]")
+_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
 
 
 def required(entry: Any, key: str) -> Any:
@@ -76,12 +77,13 @@ def checked_size(entry: dict[str, Any]) -> tuple[int, int]:
 def checked_file_name(entry: dict[str, Any]) -> str:
     """A file name that, judged by its text alone, stays below the image folder; `seg.data.files` follows the links."""
     name = checked_text(entry, "file_name")
-    if re.search(r"[\x00-\x1f]", name):
+    if _CONTROL.search(name):
         raise BrokenRule("file_name_control", f"file_name must not hold control characters, got {shown(name)}")
-    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
+    if _ABSOLUTE.match(name):
         raise BrokenRule("file_name_absolute", f"file_name must be relative to the image folder, got {shown(name)}")
-    if ".." in re.split(r"[/\\]", name):
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts:
         raise BrokenRule("file_name_climbs", f"file_name must not leave the image folder, got {shown(name)}")
-    if not PurePosixPath(name.replace("\\", "/")).name:
+    if all(part in ("", ".") for part in parts):
         raise BrokenRule("file_name_type", f"file_name must name a file, got {shown(name)}")
     return name

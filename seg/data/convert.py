@@ -121,8 +121,8 @@ def convert(
     try:
         datasets = workspace / "datasets"
         datasets.mkdir(parents=True, exist_ok=True)
-        # Where nothing was converted yet, there will be work: the processes start while the files are looked for, and
-        # read each to hash and to convert it at once.
+        # Where nothing was converted yet, there will be work: processes that are spawned start while the files are
+        # looked for, and each file is read once, to hash and to convert it.
         fresh = not any(datasets.iterdir())
         images = sum(len(file.images) for file in export.files.values())
         with Processes(min(jobs, images // _IMAGES_PER_PROCESS) if fresh else 0, "seg.data.record") as processes:

@@ -12,7 +12,7 @@ from typing import Any
 from seg.data.classes import BINARY, find_classes
 from seg.data.coco import Annotation, AnnotationFile, Category, ImageEntry, Problem
 from seg.data.coco_reader import read_annotations
-from seg.data.files import HashCache, locate, read_annotation_file
+from seg.data.files import HashCache, ImageFolder, read_annotation_file
 from seg.data.group_column import MISSING
 from seg.data.layout import ADDITIONAL, SplitSource, find_additional, find_splits
 from seg.data.masks import used_categories
@@ -110,14 +110,14 @@ class Export:
             read: files whose hash it does not remember; else `add_hashes` must follow.
         """
         for name, file in self.files.items():
-            resolved = self.root(name).resolve()
+            folder = ImageFolder(self.sources[name].images, self.root(name).resolve())
             annotations: dict[int, list[Annotation]] = {image.id: [] for image in file.images}
             for annotation in self._used_annotations(name):
                 annotations[annotation.image_id].append(annotation)
             located = []
             for entry in file.images:
                 try:
-                    located.append((entry, *locate(self.sources[name].images, entry.file_name, resolved)))
+                    located.append((entry, *folder.locate(entry.file_name)))
                 except BrokenRule as broken:
                     self.problems.append(image_problem(name, entry, self.sources[name].images, broken))
             files = [(path, found) for _, path, found in located]

@@ -20,34 +20,48 @@ _THREADS = 2
 _BATCH = 64  # files; one at a time, handing over takes as long as hashing
 
 
-def locate(folder: Path, file_name: str, export: Path) -> tuple[Path, os.stat_result]:
-    """The file that a checked `file_name` stands for.
+class ImageFolder:
+    """The image folder of a split, in which files are looked for; that its own folders are no links is asked once.
 
     Args:
-        folder: the split's image folder.
-        file_name: relative to it.
-        export: the resolved folder that the file must lie in, links followed.
-
-    Raises:
-        BrokenRule: if it is missing, no regular file, too large, or outside the export.
+        folder: where it lies.
+        export: the resolved folder that the files must lie in, links followed.
     """
-    path = folder / file_name
-    try:
-        found = path.lstat()
-        folders = path.parents[: file_name.count("/") + 1]
-        if stat.S_ISLNK(found.st_mode) or any(folder.is_symlink() for folder in folders):
-            if not Path(os.path.realpath(path)).is_relative_to(export):
-                raise BrokenRule("link_outside", f"{path} must not be a link out of {export}")
-            found = path.stat()
-    except FileNotFoundError:
-        raise BrokenRule("missing_file", f"{path} does not exist") from None
-    except OSError as error:
-        raise BrokenRule("unreadable_file", f"{path} cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise BrokenRule("unreadable_file", f"{path} is not a file")
-    if found.st_size > MAX_BYTES:
-        raise BrokenRule("file_too_large", f"{path} must have at most {MAX_BYTES} bytes, got {found.st_size}")
-    return path, found
+
+    def __init__(self, folder: Path, export: Path) -> None:
+        self._folder = folder
+        self._export = export
+        self._linked: dict[str, bool] = {}  # by what stands before the last slash of a file name
+
+    def locate(self, file_name: str) -> tuple[Path, os.stat_result]:
+        """The file that a checked `file_name`, relative to the folder, stands for, and what the system says of it.
+
+        Raises:
+            BrokenRule: if it is missing, no regular file, too large, or outside the export.
+        """
+        path = self._folder / file_name
+        try:
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode) or self._behind_link(path, file_name):
+                if not Path(os.path.realpath(path)).is_relative_to(self._export):
+                    raise BrokenRule("link_outside", f"{path} must not be a link out of {self._export}")
+                found = path.stat()
+        except FileNotFoundError:
+            raise BrokenRule("missing_file", f"{path} does not exist") from None
+        except OSError as error:
+            raise BrokenRule("unreadable_file", f"{path} cannot be read ({error.strerror})") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise BrokenRule("unreadable_file", f"{path} is not a file")
+        if found.st_size > MAX_BYTES:
+            raise BrokenRule("file_too_large", f"{path} must have at most {MAX_BYTES} bytes, got {found.st_size}")
+        return path, found
+
+    def _behind_link(self, path: Path, file_name: str) -> bool:
+        inner = file_name.rpartition("/")[0]
+        if inner not in self._linked:
+            folders = path.parents[: file_name.count("/") + 1]
+            self._linked[inner] = any(folder.is_symlink() for folder in folders)
+        return self._linked[inner]
 
 
 def read_annotation_file(path: Path, export: Path) -> bytes:

@@ -33,6 +33,7 @@ IGNORE = 255
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels; all 0 around nothing."""
 _ROWS = 1024  # worked on at once where the steps between take memory
+_SAME_PIXEL = np.tile(np.array([[1, 1, 0]], np.uint8), 2**17)  # of neighbouring numbers of an RGB image
 _SMALL = 4 * 1024 * 1024  # numbers that may take eight times their memory for a moment
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
@@ -241,21 +242,19 @@ def _eight_bits(image: np.ndarray) -> np.ndarray:
 
 def _grey_channel(image: np.ndarray) -> np.ndarray | None:
     """The one channel of an RGB image whose three are equal; None where they are not."""
-    strips = []
-    for start in range(0, len(image), _ROWS):
-        strip = image[start : start + _ROWS]
-        strips.append(cv2.cvtColor(strip, cv2.COLOR_RGB2GRAY))
-        if cv2.norm(cv2.cvtColor(strips[-1], cv2.COLOR_GRAY2RGB), strip, cv2.NORM_INF):
+    numbers, most = image.reshape(1, -1), _SAME_PIXEL.size  # a row: of a column OpenCV takes one at a time
+    for start in range(0, numbers.size, most):
+        part = numbers[:, start : start + most]
+        if cv2.norm(part[:, 1:], part[:, :-1], cv2.NORM_INF, _SAME_PIXEL[:, : part.size - 1]):
             return None
-    return strips[0] if len(strips) == 1 else np.concatenate(strips)
+    return cv2.extractChannel(image, 0)
 
 
 def _resize_labels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    foreground = _resize(cv2.inRange(mask, 1, 1), height, width)  # 255 or 0
-    ignored = cv2.inRange(mask, IGNORE, IGNORE)
-    if not cv2.countNonZero(ignored):
-        return (foreground >= 128).view(np.uint8)
-    ignored = _resize(ignored, height, width)
+    """Resizes a mask of 0, 1 and 255 (ignored)."""
+    if mask.max() < IGNORE:
+        return (_resize(np.negative(mask), height, width) >= 128).view(np.uint8)  # of a byte, 1 becomes 255
+    foreground, ignored = (_resize(cv2.inRange(mask, value, value), height, width) for value in (1, IGNORE))
     resized = (2 * foreground.astype(np.uint16) + ignored > 255).astype(np.uint8)
     resized[ignored >= 128] = IGNORE
     return resized
@@ -328,9 +327,8 @@ def _shrink_by_one(image: np.ndarray, kept_rows: int, kept_columns: int) -> np.n
         shrunk = np.empty((len(image) // size * kept, *image.shape[1:]), dtype)
         for k in range(kept):
             shares = (kept - k) / size, (k + 1) / size
-            shrunk[k::kept] = cv2.addWeighted(
-                image[k::size], shares[0], image[k + 1 :: size], shares[1], 0, dtype=depth
-            )
+            rows = image[k::size], shares[0], image[k + 1 :: size], shares[1]
+            cv2.addWeighted(*rows, 0, dst=shrunk[k::kept], dtype=depth)
         image = cv2.transpose(shrunk)
     return image
 

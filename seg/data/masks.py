@@ -68,9 +68,9 @@ def region(counts: bytes | str, height: int, width: int) -> np.ndarray:
     counts = counts.encode("ascii") if isinstance(counts, str) else counts
     area, (left, top, box_width, box_height) = extent(counts, height, width)
     if area == box_width * box_height:  # a rectangle, as many annotations are, or nothing
-        columns = np.zeros((width, height), np.uint8)
-        columns[left : left + box_width, top : top + box_height] = 1
-        return columns.T
+        mask = np.zeros((height, width), np.uint8)
+        mask[top : top + box_height, left : left + box_width] = 1
+        return mask
     runs = _runs(counts)
     pixels = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs)
     return pixels.reshape(width, height).T

@@ -5,7 +5,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +124,10 @@ class RecordWriter:
         extents = [extent(each, entry.height, entry.width) for each in objects]
         size = self._image_size
         resized = resize_mask(mask, size, size, self._classes, box=around(box for _, box in extents))
-        self._write(task, cv2.merge([*resized_channels(image, size, size), resized]))
-        foreground = cv2.inRange(resized, 1, self._classes)  # 255 or 0
-        picture = _png(foreground, resized, ignored is not None) if self._classes == 1 else _coloured_png(resized)
+        cv2.merge([*resized_channels(image, size, size), resized], self._record)
+        self._write(task, self._record)
+        foreground = resized if ignored is None else cv2.inRange(resized, 1, self._classes)
+        picture = _png(foreground, resized) if self._classes == 1 else _coloured_png(resized)
         _write_file(f"{self._folder}/{task.split}_mask/{task.mask_name}", picture)
         example = Example(
             image_id=entry.id,
@@ -144,6 +145,11 @@ class RecordWriter:
             classes=tuple(run_lengths(mask == label) for label in self._labels()),
         )
         return Converted(example=example, foreground=cv2.countNonZero(foreground))
+
+    @cached_property
+    def _record(self) -> np.ndarray:
+        """Where each record is put together: it stays in the processor's caches, as new memory would not."""
+        return np.empty((self._image_size, self._image_size, 4), np.uint8)
 
     def _labels(self) -> range:
         """The classes that an example lists one by one: none, where its mask is the only one."""
@@ -203,12 +209,11 @@ def _write_file(path: str, data: bytes) -> None:
         os.close(file)
 
 
-def _png(foreground: np.ndarray, mask: np.ndarray, may_be_ignored: bool) -> bytes:
+def _png(foreground: np.ndarray, mask: np.ndarray) -> bytes:
     """A picture of a mask: foreground white, ignored grey; one bit a pixel where nothing is ignored."""
-    ignored = cv2.inRange(mask, IGNORE, IGNORE) if may_be_ignored else None
-    if ignored is None or not cv2.countNonZero(ignored):
+    if mask.max() < IGNORE:
         return bilevel_png(foreground)
-    return cv2.imencode(".png", np.where(ignored, np.uint8(IGNORED_GREY), foreground))[1].tobytes()
+    return cv2.imencode(".png", np.where(mask == IGNORE, np.uint8(IGNORED_GREY), foreground))[1].tobytes()
 
 
 def bilevel_png(mask: np.ndarray) -> bytes:

@@ -7,6 +7,7 @@ lengths that end early, drops the last number of an odd list and takes four numb
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 # pycocotools allocates memory in proportion to the length of an outline, whatever the image's size.
@@ -28,6 +29,11 @@ class Polygons:
     """Outlines x1, y1, x2, y2, … in pixels; the region is their union. No parts: an empty segmentation."""
 
     parts: tuple[tuple[float, ...], ...]
+
+    @cached_property
+    def outlines(self) -> tuple[float, ...]:
+        """The length of each outline as rasterising pays for it: the longer side of each edge, summed, in pixels."""
+        return tuple(map(_outline, self.parts))
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ def check_segmentation(value: Any, height: int, width: int) -> Polygons | RunLen
     """
     if isinstance(value, list):
         polygons = Polygons(tuple(_check_polygon(part, height, width) for part in value))
+        if max(polygons.outlines, default=0) > MAX_OUTLINE:
+            raise BrokenRule("outline_too_long", f"a polygon's outline must be at most {MAX_OUTLINE} pixels long")
         if (length := outline_length(polygons)) > (most := most_outline(height, width)):
             raise BrokenRule(
                 "outline_too_long",
@@ -72,8 +80,8 @@ def check_segmentation(value: Any, height: int, width: int) -> Polygons | RunLen
 
 
 def outline_length(segmentation: Polygons | RunLengths) -> float:
-    """What rasterising costs: the longer side of each edge of each polygon, summed, in pixels; 0 for run lengths."""
-    return sum(map(_outline, segmentation.parts)) if isinstance(segmentation, Polygons) else 0.0
+    """The outlines of all polygons together, in pixels; 0 for run lengths."""
+    return sum(segmentation.outlines) if isinstance(segmentation, Polygons) else 0.0
 
 
 def shown(value: Any) -> str:
@@ -103,24 +111,26 @@ def _check_polygon(part: Any, height: int, width: int) -> tuple[float, ...]:
         raise BrokenRule("polygon_type", f"a polygon must be a list of numbers, got {shown(part)}")
     low, high = -max(height, width), 2 * max(height, width)
     for number in part:
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise BrokenRule("coordinate_type", f"a coordinate must be a number, got {shown(number)}")
-        if isinstance(number, float) and not math.isfinite(number):
-            raise BrokenRule("coordinate_not_finite", f"a coordinate must be finite, got {number}")
-        if not low <= number <= high:
-            raise BrokenRule(
-                "coordinate_too_large",
-                f"a coordinate must lie within one image side of the {width}×{height} image "
-                f"({low} to {high}), got {shown(number)}",
-            )
+        if type(number) not in (int, float) or not low <= number <= high:
+            raise _strange_coordinate(number, height, width)
     if len(part) % 2:
         raise BrokenRule("odd_coordinates", f"a polygon must hold x and y in turn, got {len(part)} numbers")
     if len(part) < 6:
         raise BrokenRule("too_few_points", f"a polygon must have at least 3 points, got {len(part) // 2}")
-    polygon = tuple(float(number) for number in part)
-    if _outline(polygon) > MAX_OUTLINE:
-        raise BrokenRule("outline_too_long", f"a polygon's outline must be at most {MAX_OUTLINE} pixels long")
-    return polygon
+    return tuple(map(float, part))
+
+
+def _strange_coordinate(number: Any, height: int, width: int) -> BrokenRule:
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return BrokenRule("coordinate_type", f"a coordinate must be a number, got {shown(number)}")
+    if isinstance(number, float) and not math.isfinite(number):
+        return BrokenRule("coordinate_not_finite", f"a coordinate must be finite, got {number}")
+    low, high = -max(height, width), 2 * max(height, width)
+    return BrokenRule(
+        "coordinate_too_large",
+        f"a coordinate must lie within one image side of the {width}×{height} image "
+        f"({low} to {high}), got {shown(number)}",
+    )
 
 
 def _outline(polygon: tuple[float, ...]) -> float:

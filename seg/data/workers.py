@@ -1,7 +1,8 @@
 """Work in processes that may die or hang: one bad item costs that item, never the whole job.
 
-Where the caller has one thread, and Linux, they are forked, and work at once; to import NumPy and OpenCV again takes a
-quarter of a second. Else they are spawned: what another thread holds at a fork, the fork holds for ever.
+Where the caller has one thread, and Linux, they are forked when there is work, have the items from their birth and work
+at once; to import NumPy and OpenCV again takes a quarter of a second. Else they are spawned, and sent the items: what
+another thread holds at a fork, the fork holds for ever.
 """
 
 import ctypes
@@ -54,12 +55,13 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     started: Any  # shared with the process: how many items it has begun
+    items: Sequence[Any] | None = None  # that it was born with, and is not sent
     hung: bool = False
     chunks: deque[list[tuple[int, Any]]] = field(default_factory=deque)  # sent and not answered, oldest first
 
 
 class Processes:
-    """Processes that start now and wait for work: to spawn one takes as long as to read an annotation file.
+    """Processes that start now and wait for work, if they are spawned: it takes as long as to read an annotation file.
 
     Args:
         jobs: how many.
@@ -69,7 +71,8 @@ class Processes:
     def __init__(self, jobs: int, module: str = "") -> None:
         self._module = module
         self._waiting: list[_Worker] = []
-        self.start(jobs)
+        if jobs and not _may_fork():
+            self.start(jobs)
 
     def __enter__(self) -> Self:
         return self
@@ -80,16 +83,16 @@ class Processes:
         for worker in self._waiting:
             _end(worker)
 
-    def start(self, jobs: int) -> None:
-        """Starts as many as that, less those that wait already."""
+    def start(self, jobs: int, items: Sequence[Any] | None = None) -> None:
+        """Starts as many as that, less those that wait already, for these items."""
         while len(self._waiting) < jobs:
-            self._waiting.append(self._start())
+            self._waiting.append(self._start(items))
 
     def take(self) -> _Worker:
         """One that waits, or a new one."""
         return self._waiting.pop() if self._waiting else self._start()
 
-    def _start(self) -> _Worker:
+    def _start(self, items: Sequence[Any] | None = None) -> _Worker:
         forks = _may_fork()
         context = multiprocessing.get_context("fork" if forks else "spawn")
         ours, theirs = context.Pipe()
@@ -97,12 +100,12 @@ class Processes:
         work: Callable[..., None] = _serve_forked if forks else _serve
         arguments: tuple[Any, ...] = (theirs, begun, self._module)
         if forks:
-            arguments += (_open_files() - {0, 1, 2, theirs.fileno()},)
+            arguments += (items, _open_files() - {0, 1, 2, theirs.fileno()})
         process: BaseProcess = context.Process(target=work, args=arguments, daemon=True)  # type: ignore[attr-defined]
         with _without_main_module(), _one_thread(), _undisturbed() if forks else nullcontext():
             process.start()
         theirs.close()
-        return _Worker(process, ours, begun)
+        return _Worker(process, ours, begun, items if forks else None)
 
 
 def processes_for(items: int, jobs: int, chunk_size: int = _CHUNK) -> int:
@@ -157,9 +160,10 @@ def map_in_processes(
 
     def give(worker: _Worker) -> None:
         while chunks and len(worker.chunks) < _AHEAD:
-            worker.chunks.append(chunks.popleft())
+            chunk = chunks.popleft()
+            worker.chunks.append(chunk)
             with suppress(OSError):  # it died; reading from it says so
-                worker.connection.send(worker.chunks[-1])
+                worker.connection.send(range(chunk[0][0], chunk[-1][0] + 1) if worker.items is items else chunk)
         if not worker.chunks:
             del workers[worker.connection]
             _end(worker)
@@ -167,7 +171,7 @@ def map_in_processes(
     watch = threading.Event()
     watcher = threading.Thread(target=_kill_what_hangs, args=(workers, item_seconds, watch), daemon=True)
     try:
-        processes.start(jobs)  # while there is no other thread
+        processes.start(jobs, items)  # while there is no other thread
         watcher.start()
         for _ in range(jobs):
             start()
@@ -312,7 +316,7 @@ def _kill_what_hangs(workers: dict[Connection, _Worker], item_seconds: float, en
                 worker.process.kill()
 
 
-def _serve_forked(connection: Connection, begun: Any, module: str, files: set[int]) -> None:
+def _serve_forked(connection: Connection, begun: Any, module: str, items: Any, files: set[int]) -> None:
     gc.freeze()  # or looking through what the caller has in memory would copy it
     _let_go_of(files)
     _streams.extend((sys.stdout, sys.stderr))
@@ -320,7 +324,7 @@ def _serve_forked(connection: Connection, begun: Any, module: str, files: set[in
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the caller may take for Ctrl-C
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-    _serve(connection, begun, module)
+    _serve(connection, begun, module, items)
 
 
 def _let_go_of(files: set[int]) -> None:
@@ -334,7 +338,7 @@ def _let_go_of(files: set[int]) -> None:
     os.close(nothing)
 
 
-def _serve(connection: Connection, begun: Any, module: str) -> None:
+def _serve(connection: Connection, begun: Any, module: str, items: Any = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the processes
     _keep_memory()
     if module:
@@ -349,7 +353,8 @@ def _serve(connection: Connection, begun: Any, module: str) -> None:
     while (chunk := received.get()) is not None:
         try:
             results: Any = []
-            for _, item in chunk:
+            known = isinstance(chunk, range)
+            for item in (items[index] for index in chunk) if known else (item for _, item in chunk):
                 begun.value += 1
                 results.append(function(item))
         except Exception as error:

@@ -15,7 +15,7 @@ from seg.data.audit.headers import read_header
 from seg.data.build import mask_names
 from seg.data.coco import AnnotationFile, ImageEntry
 from seg.data.coco_reader import read_annotations
-from seg.data.files import locate
+from seg.data.files import ImageFolder
 from seg.data.images import MAX_PIXELS, decode_image, header_size, resize_image, resize_mask
 from seg.data.manifest import IGNORE
 from seg.data.masks import example_mask, measure, region, used_categories
@@ -56,7 +56,7 @@ def feed_annotations(data: bytes) -> bool:
 
 def _make_mask(file: AnnotationFile, image: ImageEntry) -> None:
     try:
-        locate(_FOLDER, image.file_name, _FOLDER)
+        ImageFolder(_FOLDER, _FOLDER).locate(image.file_name)
     except BrokenRule as broken:
         json.dumps(broken.message)
     place_in_series(image.file_name)
