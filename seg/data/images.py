@@ -33,7 +33,7 @@ IGNORE = 255
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels; all 0 around nothing."""
 _ROWS = 1024  # worked on at once where the steps between take memory
-_SAME_PIXEL = np.tile(np.array([[1, 1, 0]], np.uint8), 2**17)  # of neighbouring numbers of an RGB image
+_SAME_PIXEL = np.tile(np.array([[1, 1, 0]], np.uint8), 2**15)  # of neighbouring numbers of an RGB image
 _SMALL = 4 * 1024 * 1024  # numbers that may take eight times their memory for a moment
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
@@ -168,17 +168,8 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
             "pass one image at a time."
         )
     image = image[..., :1] if image.shape[2] == 2 else image[..., :3]
-    if image.dtype in (np.dtype(">u2"), np.dtype("<u2")):
-        image = _eight_bits(image)
-    elif image.dtype == np.bool_:
-        image = image * np.uint8(255)
-    elif np.issubdtype(image.dtype, np.floating):
-        low, high = float(image.min()), float(image.max())
-        if not (low >= 0 and high <= 1):  # false for NaN too
-            raise UserError(f"an image of floating point must lie in [0, 1], got {low} to {high}; pass uint8 instead.")
-        image = np.rint(image * 255).astype(np.uint8)
-    elif image.dtype != np.uint8:
-        raise UserError(f"an image must be uint8, uint16, bool or floating point, got {image.dtype}; convert it.")
+    if image.dtype != np.uint8:
+        image = _as_uint8(image)
     if image.shape[2] == 1:
         image = np.broadcast_to(image, (*image.shape[:2], 3))
     return np.ascontiguousarray(image)
@@ -230,6 +221,19 @@ def resize_probability(probability: np.ndarray, height: int, width: int) -> np.n
         return _resize(probability, height, width)
     parts = (np.ascontiguousarray(part) for part in np.moveaxis(probability, 2, 0))
     return np.stack([_resize(part, height, width) for part in parts], axis=2)
+
+
+def _as_uint8(image: np.ndarray) -> np.ndarray:
+    if image.dtype in (np.dtype(">u2"), np.dtype("<u2")):
+        return _eight_bits(image)
+    if image.dtype == np.bool_:
+        return image * np.uint8(255)
+    if not np.issubdtype(image.dtype, np.floating):
+        raise UserError(f"an image must be uint8, uint16, bool or floating point, got {image.dtype}; convert it.")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):  # false for NaN too
+        raise UserError(f"an image of floating point must lie in [0, 1], got {low} to {high}; pass uint8 instead.")
+    return np.rint(image * 255).astype(np.uint8)
 
 
 def _eight_bits(image: np.ndarray) -> np.ndarray:
