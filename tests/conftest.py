@@ -8,6 +8,8 @@ from tests.alone import is_alone
 from tests.postgresql_server import PostgreSQL, postgresql_server
 from tests.tiny import write_tiny
 
+pytest.register_assert_rewrite("tests.history", "tests.executor_contract")  # a failure shows what was compared
+
 if not is_alone:
     # What is served has a process of its own, and trainings have theirs; here they would share one. OpenVINO changes
     # how its process hears signals, and starts threads that stay.

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.tracking.operations import is_key
+
 
 class RecordingTracker:
     def __init__(self, path: Path) -> None:
@@ -14,7 +16,8 @@ class RecordingTracker:
             file.write(json.dumps({"call": call, "run_id": run_id, **details}) + "\n")
 
     def start_study(self, study, parameters, manifest, run_id=None, adopt=None):
-        run_id = run_id or adopt or f"run-{study}"
+        known = adopt if run_id is None or is_key(run_id) else run_id
+        run_id = known or f"run-{study}"
         self._record("start_study", run_id, parameters=parameters)
         return run_id
 

@@ -12,6 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from experiments.checks.verification import compare_records
+from experiments.storage.study_store import StudyStore, read_study
+from experiments.tracking.recorded_runs import RunReader
+from experiments.tracking.tracker import Tracker
 from tests.history import check_history
 from tests.study_setting import Setting
 
@@ -65,6 +69,46 @@ class Survivor:
         if target in ("driver", "everything"):
             self.driver.wait(30)
         return killed
+
+
+class Death(BaseException):
+    """Stands for a SIGKILL: nothing that is left to do happens."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "step", "lives", "left"),
+    [
+        (StudyStore, "set_parent_run", 0, []),
+        (Tracker, "start_study", 0, []),
+        (StudyStore, "set_parent_run", 1, ["RUNNING without a driver"]),
+    ],
+    ids=["before its key is noted", "before its run is made", "before its run is noted"],
+)
+def test_a_driver_that_dies_as_its_study_starts_leaves_no_run_behind(tmp_path, monkeypatch, owner, step, lives, left):
+    setting, tracking = Setting(tmp_path), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    done = []
+
+    def die(*arguments, **named):
+        if len(done) == lives:
+            raise Death
+        done.append(arguments)
+        return do(*arguments, **named)
+
+    def drive():
+        with Tracker(tracking, "survival", tmp_path, "study_losses") as setting.tracker:
+            result = setting.run(1)
+            setting.tracker.end(result.run_id, "finished")
+
+    do = getattr(owner, step)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, die)
+        with pytest.raises(Death):
+            drive()
+    stored, reader = read_study(setting.storage, "losses"), RunReader(tracking)
+    verified = compare_records(stored, reader.study("losses", stored.run_id), reader)
+    assert [each.found.partition(" is ")[2] for each in verified] == left
+    drive()
+    check_history("losses", setting.storage, tracking, tmp_path, trials=1, kills=0)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`Operation`: one thing that MLflow is told of one run. Told twice, it counts once, so it may be told again."""
 
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -33,6 +34,11 @@ class Operation:
     files: Path | None = None
     number: int = 0
     again: bool = False
+
+
+def now() -> int:
+    """In milliseconds, as MLflow has it."""
+    return int(time.time() * 1000)
 
 
 def new_key() -> str:

@@ -145,7 +145,7 @@ class Recorder:
                     made = self.client.create_run(experiment, what["start"], tags, what["name"])
                 found = str(made.info.run_id)
             self.ids[key], self._experiments[found] = found, experiment
-        self._log_params(self.ids[key], what["params"])
+        self._log_params(self.ids[key], what["params"], some_are_there=operation.again)
         if what.get("dataset"):
             self._log_dataset(self.ids[key], what["dataset"])
 
@@ -155,9 +155,7 @@ class Recorder:
         self._mark_experiment(self.experiment_of(run_id))
         self.client.update_run(run_id, status="RUNNING", name=what["name"])
         self._log_tags(run_id, what["tags"])
-        # `mlflow run` logged its parameters as typed ("1e-3"); ours ("0.001") would be refused as a change.
-        present = self.existing(run_id).data.params
-        self._log_params(run_id, {name: value for name, value in what["params"].items() if name not in present})
+        self._log_params(run_id, what["params"], some_are_there=True)
         self._log_dataset(run_id, what["dataset"])
 
     def _batch(self, operation: Operation) -> None:
@@ -231,9 +229,11 @@ class Recorder:
         if _EXPERIMENT_KIND not in self.client.get_experiment(experiment_id).tags:
             self.client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
 
-    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        if params:
-            self.client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
+    def _log_params(self, run_id: str, params: Mapping[str, str], *, some_are_there: bool) -> None:
+        # `mlflow run` logged its parameters as typed ("1e-3"); ours ("0.001") would be refused as a change.
+        present = self.existing(run_id).data.params if some_are_there else {}
+        if missing := [Param(name, value) for name, value in params.items() if name not in present]:
+            self.client.log_batch(run_id, params=missing)
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])

@@ -12,6 +12,7 @@ from typing import Any
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from experiments.command_line.code_version import git_commit
+from experiments.tracking.operations import now
 from seg.data.manifest import Manifest
 
 DIVISION_TAGS = ("group_pattern", "group_column", "split_seed")  # beside `split`, where it is not the official one
@@ -43,6 +44,15 @@ def as_text(value: Any) -> str:
     if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
         return ",".join(str(item) for item in value)
     return str(value)
+
+
+def run_contents(
+    name: str, tags: Mapping[str, str], parameters: Mapping[str, Any], manifest: Manifest
+) -> dict[str, Any]:
+    """What a run is made with now, as an `Operation` has it."""
+    params = {parameter: as_text(value) for parameter, value in parameters.items()}
+    tags = origin_tags() | dict(tags)
+    return {"name": name, "tags": tags, "start": now(), "params": params, "dataset": dataset_input(manifest)}
 
 
 def common_tags(manifest: Manifest) -> dict[str, str]:

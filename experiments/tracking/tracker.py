@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import sys
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,10 +25,10 @@ from experiments.command_line.passwords import hide
 from experiments.tracking import tracking_uri
 from experiments.tracking.delivery import NotDelivered
 from experiments.tracking.fenced_requests import fence_requests
-from experiments.tracking.operations import Operation, new_key, trial_key
+from experiments.tracking.operations import Operation, is_key, new_key, now, trial_key
 from experiments.tracking.outboxes import Outboxes
 from experiments.tracking.recorder import Recorder
-from experiments.tracking.run_description import as_text, common_tags, dataset_input, origin_tags, study_note
+from experiments.tracking.run_description import common_tags, run_contents, study_note
 from experiments.tracking.run_reading import RunReading
 from experiments.tracking.system_metrics import SystemMetrics
 from experiments.tracking.transport import Direct, ThroughOutbox, Transport, answers
@@ -157,7 +156,8 @@ class Tracker(RunReading):
             study: the study's name, which becomes the run's.
             parameters: the options of the study; those that the run already has are left as they are.
             manifest: of the dataset that the study trains on.
-            run_id: the parent run of a study that goes on; its status becomes RUNNING again.
+            run_id: the parent run of a study that goes on; its status becomes RUNNING again. Or the key of one that
+                may still have to be made.
             adopt: the run that `mlflow run` created for this process. It becomes the parent of a new study; when
                 another run goes on, it is filed under that one.
 
@@ -236,7 +236,7 @@ class Tracker(RunReading):
 
     def log_image(self, run_id: str, path: Path, key: str, step: int) -> None:
         """Logs a picture file as one step of the series `key`, which MLflow's page shows with a slider."""
-        name = f"{key}+step+{step}+timestamp+{_now()}+{uuid.uuid4()}.png"  # as MLflow's page reads it
+        name = f"{key}+step+{step}+timestamp+{now()}+{uuid.uuid4()}.png"  # as MLflow's page reads it
         with TemporaryDirectory() as folder:
             shutil.copyfile(path, Path(folder) / name)
             self._tell(Operation(run=run_id, do="image", what={"name": name}, files=Path(folder)))
@@ -282,7 +282,7 @@ class Tracker(RunReading):
             traceback: becomes the artifact `traceback.txt`.
         """
         reason, traceback = hide(reason), hide(traceback)
-        status = {"status": _STATUS[state], "end": None if state == "waiting" else _now()}  # what waits has no end yet
+        status = {"status": _STATUS[state], "end": None if state == "waiting" else now()}  # what waits has no end yet
         if monitor := self._monitors.pop(run_id, None):
             monitor.stop()
         tags = {"state": state} | ({"pruned": "true"} if state == "pruned" else {})
@@ -298,7 +298,7 @@ class Tracker(RunReading):
             UserError: if the store refuses any of it.
         """
         try:
-            what = {"name": "doctor", "tags": {"doctor": "yes"}, "start": _now(), "params": {}}
+            what = {"name": "doctor", "tags": {"doctor": "yes"}, "start": now(), "params": {}}
             creation = Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment})
             run_id = self._transport.create(creation, training=False)
             try:
@@ -358,10 +358,13 @@ class Tracker(RunReading):
         known: str | None,
     ) -> str:
         """Creates a run, or goes on with one that is known; returns its id."""
-        what = _creation(name, tags, parameters, manifest)
+        what = run_contents(name, tags, parameters, manifest)
+        wanted = what | {"experiment": self._experiment}
         if known is None:
-            creation = Operation(run=new_key(), do="create", what=what | {"experiment": self._experiment})
-            return self._transport.create(creation, training=False)
+            return self._transport.create(Operation(run=new_key(), do="create", what=wanted), training=False)
+        if is_key(known):
+            creation = Operation(run=known, do="create", what=wanted, again=True)
+            known = self._transport.create(creation, training=False)
         self._transport.ask(known, lambda: bool(self._recorder.existing(known)), True, training=False)
         self._tell(Operation(run=known, do="start", what=what | {"tags": tags}))
         return known
@@ -370,14 +373,9 @@ class Tracker(RunReading):
         self._transport.tell(*operations)
 
 
-def _now() -> int:
-    """In milliseconds, as MLflow has it."""
-    return int(time.time() * 1000)
-
-
 def _finite(metrics: Mapping[str, float], step: int) -> list[list[Any]]:
-    now = _now()
-    return [[name, float(value), now, step] for name, value in metrics.items() if math.isfinite(value)]
+    measured = now()
+    return [[name, float(value), measured, step] for name, value in metrics.items() if math.isfinite(value)]
 
 
 def _batch(run_id: str, **what: Any) -> Operation:
@@ -389,11 +387,5 @@ def _trial(
 ) -> Operation:
     """The creation of a trial's run."""
     tags = common_tags(manifest) | {"study": study, "trial": str(trial)}
-    what = _creation(f"{trial:04d} {config.loss} f{config.filters}", tags, config.as_dict(), manifest)
+    what = run_contents(f"{trial:04d} {config.loss} f{config.filters}", tags, config.as_dict(), manifest)
     return Operation(run=trial_key(parent, trial), do="create", what=what | {"parent": parent}, again=again)
-
-
-def _creation(name: str, tags: Mapping[str, str], parameters: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
-    params = {parameter: as_text(value) for parameter, value in parameters.items()}
-    tags = origin_tags() | dict(tags)
-    return {"name": name, "tags": tags, "start": _now(), "params": params, "dataset": dataset_input(manifest)}
