@@ -16,6 +16,7 @@ PACKAGES = (
     "optuna",
     "numpy",
     "opencv-python-headless",
+    "simplejpeg",
     "torch",
     "segmentation_models_pytorch",
     "jax",

@@ -20,7 +20,7 @@ from seg.errors import UserError
 from tests.test_imports import imported
 
 PROJECT = Path(__file__).parent.parent
-REQUIREMENTS = ["mlflow", "tensorflow", "keras", "numpy", "opencv-python-headless", "pycocotools"]
+REQUIREMENTS = ["mlflow", "tensorflow", "keras", "numpy", "opencv-python-headless", "simplejpeg", "pycocotools"]
 TRAINING_IMAGES = Appearance(
     height=(20, 50), width=(31, 90), aspect=(0.8, 1.6), brightness=(100, 150), contrast=(10, 80), colour=1.0
 )

@@ -29,6 +29,7 @@ PACKAGES = (  # what pyproject.toml pins; a test keeps them equal
     "optuna",
     "pycocotools",
     "opencv-python-headless",
+    "simplejpeg",
     "numpy",
     "h5py",
     "scipy",

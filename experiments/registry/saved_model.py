@@ -14,7 +14,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from seg.inference import MODEL, SETTINGS
 
-_REQUIREMENTS = ("mlflow", "tensorflow", "keras", "numpy", "opencv-python-headless", "pycocotools")
+_REQUIREMENTS = ("mlflow", "tensorflow", "keras", "numpy", "opencv-python-headless", "simplejpeg", "pycocotools")
 _PROJECT = Path(__file__).parents[2]
 # All that `pyfunc_model.py` needs of this project, and no training code; a test follows its imports.
 _CODE = (

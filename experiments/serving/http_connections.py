@@ -44,10 +44,13 @@ class PromptServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         told = set(self.server_state.connections)
         ending = asyncio.create_task(super().shutdown(sockets))
-        while not ending.done():
-            late = self.server_state.connections - told
-            for connection in late:
-                connection.shutdown()
-            told |= late
-            await asyncio.wait([ending], timeout=0.1)
-        await ending
+        try:
+            while not ending.done():
+                late = self.server_state.connections - told
+                for connection in late:
+                    connection.shutdown()
+                told |= late
+                await asyncio.wait([ending], timeout=0.1)
+            await ending
+        finally:
+            ending.cancel()  # if this is
