@@ -107,7 +107,7 @@ def test_nobody_waits_for_a_server_that_is_away(delivery: Delivery, store: Store
     assert delivery.wait_for_id(new_key(), 20) is None
     with pytest.raises(Unanswered):
         delivery.ask("a", lambda: 1, 20)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert (store.told, delivery.undelivered()) == ([], (1, ["a"], "no route to a"))
     store.away = False
     delivery.settle(20, silent)

@@ -46,7 +46,7 @@ def test_a_killed_driver_leaves_nothing_running_and_the_study_goes_on(setting):
     driver.process.send_signal(signal.SIGKILL)
     driver.end()
     for worker in workers:
-        wait_until_dead(worker, seconds=5)
+        wait_until_dead(worker, seconds=10)
     assert setting.optuna_states() == ["COMPLETE", "RUNNING", "RUNNING"]
     setting.plan({})
     result = setting.run(4)
@@ -70,7 +70,7 @@ def test_an_interrupt_settles_everything(setting, number):
     assert "run the same command again and study 'losses' goes on where it stopped" in errors
     assert "Traceback" not in errors
     for worker in workers:
-        wait_until_dead(worker, seconds=1)
+        wait_until_dead(worker, seconds=10)
     assert setting.optuna_states() == ["COMPLETE", "WAITING", "WAITING"]
     assert setting.tracker.states() == {
         "run-losses": "cancelled",
@@ -109,7 +109,7 @@ def test_a_second_interrupt_ends_at_once(setting):
     driver.process.send_signal(signal.SIGINT)
     assert driver.end()[0] == 130
     assert time.monotonic() - started < 3.5  # of the five seconds one is over
-    wait_until_dead(worker, seconds=5)
+    wait_until_dead(worker, seconds=10)
 
 
 def test_a_second_driver_of_the_same_study_is_refused(setting):

@@ -120,7 +120,7 @@ class TestImageNet:
             "encoder_weights, or use none",
         ):
             load_weights(network(), "resnet50", "imagenet")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30  # where one waits for a network, it is minutes
 
     def test_a_server_that_says_nothing_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:

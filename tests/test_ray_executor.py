@@ -161,7 +161,7 @@ def test_a_job_that_waits_for_a_node_is_cancelled_at_once(cluster, tmp_path):
         started = time.monotonic()
         executor.cancel(waiting)
         assert ending_of(executor) == JobEnded(job=waiting, state="cancelled", reason="cancelled")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20  # those before it would take a minute
 
 
 def test_a_dataset_is_shipped_once(cluster, tmp_path):

@@ -3,7 +3,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -96,11 +95,8 @@ def test_a_server_that_is_not_there():
 
 def test_a_server_that_accepts_and_never_answers(monkeypatch):
     monkeypatch.setattr(tracking_uri, "_TIMEOUT", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        start = time.monotonic()
-        with pytest.raises(UserError, match="got ReadTimeout"):
-            probe(f"http://127.0.0.1:{silent.getsockname()[1]}")
-    assert time.monotonic() - start < 3
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError, match="got ReadTimeout"):
+        probe(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_a_database_in_a_folder_that_is_not_there(tmp_path):
