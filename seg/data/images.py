@@ -394,12 +394,13 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 def _check_jpeg_end(data: bytes) -> None:
     """OpenCV returns a half-grey image for a JPEG that was cut off; the end marker cannot occur inside a scan."""
+    if data.endswith(_JPEG_END):  # nearly every file; one that has no scan before it, no decoder takes
+        return
     try:
         scan = next((position for marker, position in _jpeg_segments(data) if marker == 0xDA), len(data))
     except (struct.error, IndexError):  # a damaged length leads beyond the end
         scan = len(data)
-    # Nearly every file ends with it; to look for it through the whole scan takes longer than to read the header.
-    if not data.endswith(_JPEG_END, scan) and data.find(_JPEG_END, scan) < 0:
+    if data.find(_JPEG_END, scan) < 0:
         raise UserError("the JPEG is cut off (it has no end marker); copy or export it again.")
 
 
