@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.tracking.operations import is_key
-
 
 class RecordingTracker:
     def __init__(self, path: Path) -> None:
@@ -15,9 +13,8 @@ class RecordingTracker:
         with self.path.open("a") as file:
             file.write(json.dumps({"call": call, "run_id": run_id, **details}) + "\n")
 
-    def start_study(self, study, parameters, manifest, run_id=None, adopt=None):
-        known = adopt if run_id is None or is_key(run_id) else run_id
-        run_id = known or f"run-{study}"
+    def start_study(self, study, parameters, manifest, run_id=None, adopt=None, key=None):
+        run_id = run_id or adopt or f"run-{study}"
         self._record("start_study", run_id, parameters=parameters)
         return run_id
 

@@ -1,10 +1,12 @@
 """JPEGs are decoded by simplejpeg where it finds nothing unusual; nobody can tell but by the time that it takes."""
 
+import struct
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,7 +61,7 @@ def outcome(data: bytes, fit: tuple[int, int] | None, lines: DecoderLines) -> np
 
 def same_without_simplejpeg(data: bytes, fit: tuple[int, int] | None, lines: DecoderLines) -> bool:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "_whole_jpeg", lambda *of: None)
+        patch.setattr(images, "_usual_jpeg", lambda *of: None)
         wanted = outcome(data, fit, lines)
     found = outcome(data, fit, lines)
     return found == wanted if isinstance(found, str) else np.array_equal(found, wanted)
@@ -69,9 +71,9 @@ def same_without_simplejpeg(data: bytes, fit: tuple[int, int] | None, lines: Dec
 def test_every_kind_is_decoded_to_what_opencv_gives(data: bytes, fit: tuple[int, int] | None) -> None:
     size = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
     wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert np.array_equal(images._whole_jpeg(data, size, size), wanted)  # it is not left to OpenCV
+    assert np.array_equal(images._usual_jpeg(data, size, size), wanted)  # it is not left to OpenCV
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "_whole_jpeg", lambda *of: None)
+        patch.setattr(images, "_usual_jpeg", lambda *of: None)
         by_opencv = decode_image(data, fit=fit)
     assert np.array_equal(decode_image(data, fit=fit), by_opencv)
 
@@ -91,8 +93,45 @@ def test_a_cut_file_is_refused_as_by_opencv_alone(data: bytes, share: float, lin
     assert same_without_simplejpeg(data[: round(share * len(data))] + b"\xff\xd9", None, lines)
 
 
+def lossless(side: int) -> bytes:
+    """A lossless JPEG (SOF3) of one grey in red, green and blue, as no library here writes it.
+
+    Each number is as predicted, and so takes one bit, which is 0.
+    """
+    colours = [bytes([name]) for name in b"RGB"]
+    frame = struct.pack(">HBHHB", 17, 8, side, side, 3) + b"".join(colour + b"\x11\0" for colour in colours)
+    codes = b"\0\x14\0" + bytes([1] + 15 * [0]) + b"\0"
+    scan = b"\0\x0c\3" + b"".join(colour + b"\0" for colour in colours) + b"\1\0\0"
+    numbers = bytes(-(-3 * side * side // 8))
+    return b"\xff\xd8\xff\xc3" + frame + b"\xff\xc4" + codes + b"\xff\xda" + scan + numbers + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("hidden", [b"", b"\xff", b"\xff\x00\x00\x04ab"], ids=["plain", "filled", "behind a zero"])
+def test_a_lossless_one_is_never_made_smaller_by_simplejpeg(hidden: bytes) -> None:
+    """It would write beyond the smaller image's end, and the process would die."""
+    data = lossless(512)
+    assert images._usual_jpeg(data[:2] + hidden + data[2:], (512, 512), (64, 64)) is None
+
+
+def test_a_lossless_one_is_decoded_at_its_size() -> None:
+    assert np.array_equal(simplejpeg.decode_jpeg(lossless(64)), np.full((64, 64, 3), 128, np.uint8))
+    assert np.array_equal(images._usual_jpeg(lossless(64), (64, 64), (64, 64)), np.full((64, 64, 3), 128, np.uint8))
+
+
+def test_a_sampling_without_a_name_is_left_to_opencv() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[-1]])[1].tobytes()
+    place = data.index(b"\xff\xc0") + 11
+    assert data[place] == 0x11
+    data = data[:place] + b"\x14" + data[place + 1 :]
+    with pytest.raises(KeyError):
+        simplejpeg.decode_jpeg_header(data)
+    assert images._usual_jpeg(data, (64, 64), (64, 64)) is None
+    decode_image(data)
+
+
 def test_what_is_unusual_is_left_to_opencv() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     data = cv2.imencode(".jpg", picture)[1].tobytes()
-    assert images._whole_jpeg(data, (16, 8), (16, 8)) is None  # another size than the caller read
-    assert images._whole_jpeg(data[: len(data) // 2] + b"\xff\xd9", (16, 16), (16, 16)) is None
+    assert images._usual_jpeg(data, (16, 8), (16, 8)) is None  # another size than the caller read
+    assert images._usual_jpeg(data[: len(data) // 2] + b"\xff\xd9", (16, 16), (16, 16)) is None

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from experiments.storage.stored_study import StoredStudy, TrialRow
 from experiments.studies.study_result import checkpoint_folder, trial_folder
-from experiments.tracking.operations import is_key
 from experiments.tracking.outboxes import Outboxes
 from experiments.tracking.recorded_runs import RecordedRun, RecordedStudy, RunReader
 from experiments.tracking.run_report import cost_metrics
@@ -90,7 +89,7 @@ def compare_records(
 def _own_run(study: StoredStudy, recorded: RecordedStudy, driven: bool) -> Iterator[Disagreement]:
     run = recorded.parent
     if run is None or run.deleted:
-        if study.rows or (study.run_id is not None and not is_key(study.run_id)):  # a key may be all that there is yet
+        if study.run_id is not None or study.rows:
             yield Disagreement(
                 where="study",
                 found=f"its MLflow run {study.run_id or ''} is {'deleted' if run else 'missing'}",

@@ -21,6 +21,7 @@ from experiments.storage.study_identity import StudyIdentity, check_identity
 from experiments.storage.study_lock import study_lock
 from experiments.studies.objectives import OBJECTIVES, objective_of, objective_values
 from experiments.studies.search import SearchSpace, as_trial, fingerprint, make_pruner, make_sampler, suggest
+from experiments.tracking.operations import new_key
 from seg.config import TrainConfig
 from seg.errors import UserError
 from seg.training.result import ModelCost
@@ -102,6 +103,18 @@ class StudyStore:
     def parent_run(self) -> str | None:
         """The id of the study's MLflow run, once `set_parent_run` stored it."""
         return self._study.user_attrs.get("run_id")
+
+    def run_key(self, *, adopts: bool) -> str | None:
+        """The key that the study's MLflow run is to be made with, noted before: whoever dies then, the next finds it.
+
+        Args:
+            adopts: whether there is a run already that will be the study's, unless one was to be made before.
+        """
+        key = self._study.user_attrs.get("run_key")
+        if key is None and not adopts:
+            key = new_key()
+            self._study.set_user_attr("run_key", key)
+        return key
 
     def set_parent_run(self, run_id: str) -> None:
         self._study.set_user_attr("run_id", run_id)

@@ -17,7 +17,6 @@ from experiments.studies.settlement import Limits
 from experiments.studies.study_loop import StudyLoop
 from experiments.studies.study_result import StudyResult, checkpoint_folder, trial_folder
 from experiments.studies.trial_queue import TrialQueue
-from experiments.tracking.operations import new_key
 from seg.config import TrainConfig
 from seg.data.manifest import Manifest
 from seg.errors import UserError
@@ -123,10 +122,9 @@ def _start_study(
             if adopt and adopt != known:
                 tracker.file_under(adopt, identity.study, known)
             return known
-        if known is None and adopt is None:
-            known = new_key()
-            store.set_parent_run(known)  # before the run is made: else one whose driver dies now is known to nobody
-        started = tracker.start_study(identity.study, _parameters(identity.space), manifest, run_id=known, adopt=adopt)
+        key = store.run_key(adopts=adopt is not None) if known is None else None
+        parameters = _parameters(identity.space)
+        started = tracker.start_study(identity.study, parameters, manifest, run_id=known, adopt=adopt, key=key)
         store.set_parent_run(started)
         return started
 

@@ -58,8 +58,7 @@ class Recorder:
         if not is_key(run):
             return run
         if run not in self.ids:
-            experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
-            found = self._search(experiments, f"tags.{RUN_KEY} = '{run}'") if experiments else None
+            found = self._with_key(run)
             if found is None:
                 raise UserError(
                     f"a run with the key {run} must be in {tracking_uri.displayed(self._uri)}, got none; "
@@ -128,26 +127,32 @@ class Recorder:
         """
         what, key = operation.what, operation.run
         if key not in self.ids:
-            tags = dict(what["tags"]) | {RUN_KEY: key}
-            wanted = f"tags.{RUN_KEY} = '{key}'"
-            if (parent := what.get("parent")) is not None:
-                tags[MLFLOW_PARENT_RUN_ID] = self.run_id(parent)
-                experiment = self.experiment_of(parent)
-                # Not the key: a run from before there were keys is this trial's too.
-                wanted = (
-                    f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{tags[MLFLOW_PARENT_RUN_ID]}' and tags.trial = '{tags['trial']}'"
-                )
-            else:
-                experiment = self._find_or_create_experiment(what["experiment"])
-            found = self._search([experiment], wanted) if operation.again else None
-            if found is None:
-                with tracking_uri.one_attempt():
-                    made = self.client.create_run(experiment, what["start"], tags, what["name"])
-                found = str(made.info.run_id)
-            self.ids[key], self._experiments[found] = found, experiment
-        self._log_params(self.ids[key], what["params"], some_are_there=operation.again)
+            made_before = self._made_before(operation) if operation.again else None
+            self.ids[key] = made_before or self._make(operation)
+        self._log_params(self.ids[key], what["params"])
         if what.get("dataset"):
             self._log_dataset(self.ids[key], what["dataset"])
+
+    def _made_before(self, operation: Operation) -> str | None:
+        parent, trial = operation.what.get("parent"), operation.what["tags"].get("trial")
+        if parent is None:
+            return self._with_key(operation.run)
+        # Not by its key: a run from before there were keys is this trial's too.
+        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id(parent)}' and tags.trial = '{trial}'"
+        return self._search([self.experiment_of(parent)], wanted)
+
+    def _make(self, operation: Operation) -> str:
+        what = operation.what
+        tags = dict(what["tags"]) | {RUN_KEY: operation.run}
+        if (parent := what.get("parent")) is not None:
+            tags[MLFLOW_PARENT_RUN_ID] = self.run_id(parent)
+            experiment = self.experiment_of(parent)
+        else:
+            experiment = self._find_or_create_experiment(what["experiment"])
+        with tracking_uri.one_attempt():
+            made = self.client.create_run(experiment, what["start"], tags, what["name"])
+        self._experiments[made.info.run_id] = experiment
+        return str(made.info.run_id)
 
     def _start(self, operation: Operation) -> None:
         """Goes on with a run that is there: `name`, `tags`; and describes it, as far as nobody has."""
@@ -155,7 +160,9 @@ class Recorder:
         self._mark_experiment(self.experiment_of(run_id))
         self.client.update_run(run_id, status="RUNNING", name=what["name"])
         self._log_tags(run_id, what["tags"])
-        self._log_params(run_id, what["params"], some_are_there=True)
+        # `mlflow run` logged its parameters as typed ("1e-3"); ours ("0.001") would be refused as a change.
+        present = self.existing(run_id).data.params
+        self._log_params(run_id, {name: value for name, value in what["params"].items() if name not in present})
         self._log_dataset(run_id, what["dataset"])
 
     def _batch(self, operation: Operation) -> None:
@@ -209,6 +216,10 @@ class Recorder:
             self._experiments[run_id] = str(self.existing(run_id).info.experiment_id)
         return self._experiments[run_id]
 
+    def _with_key(self, key: str) -> str | None:
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        return self._search(experiments, f"tags.{RUN_KEY} = '{key}'") if experiments else None
+
     def _search(self, experiments: list[str], wanted: str) -> str | None:
         found = self.client.search_runs(experiments, wanted, max_results=1, order_by=["attributes.start_time ASC"])
         return str(found[0].info.run_id) if found else None
@@ -229,11 +240,9 @@ class Recorder:
         if _EXPERIMENT_KIND not in self.client.get_experiment(experiment_id).tags:
             self.client.set_experiment_tag(experiment_id, _EXPERIMENT_KIND, "custom_model_development")
 
-    def _log_params(self, run_id: str, params: Mapping[str, str], *, some_are_there: bool) -> None:
-        # `mlflow run` logged its parameters as typed ("1e-3"); ours ("0.001") would be refused as a change.
-        present = self.existing(run_id).data.params if some_are_there else {}
-        if missing := [Param(name, value) for name, value in params.items() if name not in present]:
-            self.client.log_batch(run_id, params=missing)
+    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        if params:
+            self.client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])

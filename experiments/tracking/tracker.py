@@ -25,7 +25,7 @@ from experiments.command_line.passwords import hide
 from experiments.tracking import tracking_uri
 from experiments.tracking.delivery import NotDelivered
 from experiments.tracking.fenced_requests import fence_requests
-from experiments.tracking.operations import Operation, is_key, new_key, now, trial_key
+from experiments.tracking.operations import Operation, new_key, now, trial_key
 from experiments.tracking.outboxes import Outboxes
 from experiments.tracking.recorder import Recorder
 from experiments.tracking.run_description import common_tags, run_contents, study_note
@@ -149,6 +149,7 @@ class Tracker(RunReading):
         manifest: Manifest,
         run_id: str | None = None,
         adopt: str | None = None,
+        key: str | None = None,
     ) -> str:
         """Starts the parent run of a study, or goes on with it.
 
@@ -156,10 +157,10 @@ class Tracker(RunReading):
             study: the study's name, which becomes the run's.
             parameters: the options of the study; those that the run already has are left as they are.
             manifest: of the dataset that the study trains on.
-            run_id: the parent run of a study that goes on; its status becomes RUNNING again. Or the key of one that
-                may still have to be made.
+            run_id: the parent run of a study that goes on; its status becomes RUNNING again.
             adopt: the run that `mlflow run` created for this process. It becomes the parent of a new study; when
                 another run goes on, it is filed under that one.
+            key: of the parent run of a study that has none yet, as far as is known: it may have been made with it.
 
         Returns:
             The id of the parent run.
@@ -168,9 +169,9 @@ class Tracker(RunReading):
             UserError: if the store has no such run.
         """
         tags = common_tags(manifest) | {"study": study, MLFLOW_RUN_NOTE: study_note(study, parameters, manifest)}
-        known = self._start(study, tags, parameters, manifest, run_id or adopt)
-        if run_id and adopt and run_id != adopt:
-            self.file_under(adopt, study, run_id)
+        known = self._start(study, tags, parameters, manifest, run_id or (None if key else adopt), key)
+        if adopt and known != adopt:
+            self.file_under(adopt, study, known)
         return known
 
     def file_under(self, adopted: str, study: str, parent: str) -> None:
@@ -356,15 +357,14 @@ class Tracker(RunReading):
         parameters: Mapping[str, Any],
         manifest: Manifest,
         known: str | None,
+        key: str | None = None,
     ) -> str:
         """Creates a run, or goes on with one that is known; returns its id."""
         what = run_contents(name, tags, parameters, manifest)
-        wanted = what | {"experiment": self._experiment}
         if known is None:
-            return self._transport.create(Operation(run=new_key(), do="create", what=wanted), training=False)
-        if is_key(known):
-            creation = Operation(run=known, do="create", what=wanted, again=True)
-            known = self._transport.create(creation, training=False)
+            what |= {"experiment": self._experiment}
+            creation = Operation(run=key or new_key(), do="create", what=what, again=key is not None)
+            return self._transport.create(creation, training=False)
         self._transport.ask(known, lambda: bool(self._recorder.existing(known)), True, training=False)
         self._tell(Operation(run=known, do="start", what=what | {"tags": tags}))
         return known

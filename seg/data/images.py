@@ -18,6 +18,7 @@ same pixels; OpenCV takes twice as long, decodes more kinds, and says what is da
 """
 
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ _SMALL = 4 * 1024 * 1024  # numbers that may take eight times their memory for a
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
+_LOSSLESS = re.compile(rb"\xff[\xc3\xc7\xcb\xcf]")  # the markers of such frames of a JPEG
 _TIFF = (b"II*\0", b"MM\0*")
 _WHOLE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
 # Asked for RGB, OpenCV returns uninitialised memory for a TIFF of 16 bits.
@@ -86,7 +88,7 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
         data = keep_colours(data)
     reduction = _reduction(height, width, fit) if fit and data.startswith(_JPEG) else 1
     stated = (height // reduction, width // reduction)
-    if data.startswith(_JPEG) and not exif and (image := _whole_jpeg(data, (height, width), stated)) is not None:
+    if data.startswith(_JPEG) and not exif and (image := _usual_jpeg(data, (height, width), stated)) is not None:
         return image
     flags = _REDUCED.get(reduction, _WHOLE_TIFF if data.startswith(_TIFF) else _WHOLE)
     silence_opencv()
@@ -104,18 +106,22 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
     return to_rgb8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if flags == _WHOLE_TIFF else image)
 
 
-def _whole_jpeg(data: bytes, size: tuple[int, int], stated: tuple[int, int]) -> np.ndarray | None:
-    """The pixels of a JPEG; None where simplejpeg finds anything unusual.
+def _usual_jpeg(data: bytes, size: tuple[int, int], stated: tuple[int, int]) -> np.ndarray | None:
+    """The pixels of a JPEG; None where simplejpeg does not know its kind, or finds something wrong with it.
 
     Args:
         data: the whole file.
         size, stated: its height and width, and those to decode it at.
     """
+    # Nothing makes a lossless JPEG smaller, and simplejpeg 1.9.0 writes all of it into memory for the smaller image.
+    # No such frame is without its marker, wherever it is hidden; between the bytes of a scan there is none.
+    if stated != size and _LOSSLESS.search(data):
+        return None
     try:
         if simplejpeg.decode_jpeg_header(data)[:2] != size:
             return None
         image: np.ndarray = simplejpeg.decode_jpeg(data, min_height=stated[0], min_width=stated[1])
-    except ValueError:
+    except (ValueError, KeyError, MemoryError):  # a sampling that it has no name for is a KeyError
         return None
     return image if image.shape[:2] == stated else None
 
