@@ -12,7 +12,7 @@ import pytest
 from experiments.command_line import code_version
 from experiments.command_line.code_version import git_commit
 from experiments.registry.registry import Registry
-from experiments.tracking.operations import trial_key
+from experiments.tracking.operations import new_key, trial_key
 from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.appearance import Appearance
@@ -177,6 +177,16 @@ def test_an_adopted_run_keeps_what_mlflow_run_noted_of_its_origin(tracker, manif
     tracker.start_study("widths", {}, manifest, adopt=outer)
     tags = client.get_run(outer).data.tags
     assert {name: tags[name] for name in noted} == noted
+
+
+def test_a_run_whose_id_nobody_noted_is_found_by_its_key(tracker, manifest, client):
+    key, parameters = new_key(), {"trials": 4}
+    made = tracker.start_study("widths", parameters, manifest, key=key)
+    outer = client.create_run("0").info.run_id
+    again = Tracker(tracker.uri, "another experiment")
+    assert again.start_study("widths", parameters, manifest, adopt=outer, key=key) == made
+    assert client.get_run(outer).data.tags["mlflow.parentRunId"] == made
+    assert client.get_experiment_by_name("another experiment") is None
 
 
 def test_a_user_without_a_name_can_start_a_run(tracker, manifest, client, monkeypatch):
