@@ -1,6 +1,5 @@
 """JPEGs are decoded by simplejpeg where it finds nothing unusual; nobody can tell but by the time that it takes."""
 
-import struct
 from collections.abc import Iterator
 
 import cv2
@@ -14,6 +13,7 @@ from seg.data import images
 from seg.data.decoder_lines import DecoderLines
 from seg.data.images import decode_image
 from seg.errors import UserError
+from tests.fuzz.pictures import lossless_jpeg
 
 SAMPLINGS = (
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411,
@@ -93,29 +93,17 @@ def test_a_cut_file_is_refused_as_by_opencv_alone(data: bytes, share: float, lin
     assert same_without_simplejpeg(data[: round(share * len(data))] + b"\xff\xd9", None, lines)
 
 
-def lossless(side: int) -> bytes:
-    """A lossless JPEG (SOF3) of one grey in red, green and blue, as no library here writes it.
-
-    Each number is as predicted, and so takes one bit, which is 0.
-    """
-    colours = [bytes([name]) for name in b"RGB"]
-    frame = struct.pack(">HBHHB", 17, 8, side, side, 3) + b"".join(colour + b"\x11\0" for colour in colours)
-    codes = b"\0\x14\0" + bytes([1] + 15 * [0]) + b"\0"
-    scan = b"\0\x0c\3" + b"".join(colour + b"\0" for colour in colours) + b"\1\0\0"
-    numbers = bytes(-(-3 * side * side // 8))
-    return b"\xff\xd8\xff\xc3" + frame + b"\xff\xc4" + codes + b"\xff\xda" + scan + numbers + b"\xff\xd9"
-
-
 @pytest.mark.parametrize("hidden", [b"", b"\xff", b"\xff\x00\x00\x04ab"], ids=["plain", "filled", "behind a zero"])
 def test_a_lossless_one_is_never_made_smaller_by_simplejpeg(hidden: bytes) -> None:
     """It would write beyond the smaller image's end, and the process would die."""
-    data = lossless(512)
+    data = lossless_jpeg(512)
     assert images._usual_jpeg(data[:2] + hidden + data[2:], (512, 512), (64, 64)) is None
 
 
 def test_a_lossless_one_is_decoded_at_its_size() -> None:
-    assert np.array_equal(simplejpeg.decode_jpeg(lossless(64)), np.full((64, 64, 3), 128, np.uint8))
-    assert np.array_equal(images._usual_jpeg(lossless(64), (64, 64), (64, 64)), np.full((64, 64, 3), 128, np.uint8))
+    wanted = np.full((64, 64, 3), 128, np.uint8)
+    assert np.array_equal(simplejpeg.decode_jpeg(lossless_jpeg(64)), wanted)
+    assert np.array_equal(images._usual_jpeg(lossless_jpeg(64), (64, 64), (64, 64)), wanted)
 
 
 def test_a_sampling_without_a_name_is_left_to_opencv() -> None:

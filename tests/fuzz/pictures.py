@@ -17,7 +17,7 @@ _HUGE_SIDES = (4096, 8192, 32_767, 32_768, 32_769)  # rare, because such an imag
 
 
 def seeds() -> Iterator[bytes]:
-    """A small file of every kind that OpenCV writes, the formats that are refused too, and no image at all."""
+    """A small file of every kind that OpenCV writes, the formats that are refused too, a lossless JPEG, no image."""
     random = np.random.default_rng(0)
     grey = random.integers(0, 256, (_HEIGHT, _WIDTH), np.uint8)
     colour = random.integers(0, 256, (_HEIGHT, _WIDTH, 3), np.uint8)
@@ -31,10 +31,25 @@ def seeds() -> Iterator[bytes]:
         yield _encoded(suffix, deep)
         yield _encoded(suffix, alpha)
     yield _encoded(".jpg", colour, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    yield _encoded(".jpg", np.tile(colour, (4, 4, 1)))  # large enough to be decoded at a half
+    yield lossless_jpeg(64)
     yield _encoded(".png", grey, cv2.IMWRITE_PNG_BILEVEL, 1)
     yield _encoded(".tiff", colour, cv2.IMWRITE_TIFF_COMPRESSION, 1)
     yield _encoded(".tiff", colour.astype(np.float32))
     yield b"<html>"
+
+
+def lossless_jpeg(side: int) -> bytes:
+    """A lossless JPEG (SOF3) of one grey in red, green and blue, as no library here writes it.
+
+    Each number is as predicted, and so takes one bit, which is 0.
+    """
+    colours = [bytes([name]) for name in b"RGB"]
+    frame = struct.pack(">HBHHB", 17, 8, side, side, 3) + b"".join(colour + b"\x11\0" for colour in colours)
+    codes = b"\0\x14\0" + bytes([1] + 15 * [0]) + b"\0"
+    scan = b"\0\x0c\3" + b"".join(colour + b"\0" for colour in colours) + b"\1\0\0"
+    numbers = bytes(-(-3 * side * side // 8))
+    return b"\xff\xd8\xff\xc3" + frame + b"\xff\xc4" + codes + b"\xff\xda" + scan + numbers + b"\xff\xd9"
 
 
 @cache
