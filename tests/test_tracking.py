@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from experiments.command_line import code_version
 from experiments.command_line.code_version import git_commit
 from experiments.registry.registry import Registry
 from experiments.tracking.operations import new_key, trial_key
+from experiments.tracking.outbox import JOURNAL
 from experiments.tracking.tracker import Tracker
 from seg.config import TrainConfig
 from seg.data.appearance import Appearance
@@ -187,6 +189,23 @@ def test_a_run_whose_id_nobody_noted_is_found_by_its_key(tracker, manifest, clie
     assert again.start_study("widths", parameters, manifest, adopt=outer, key=key) == made
     assert client.get_run(outer).data.tags["mlflow.parentRunId"] == made
     assert client.get_experiment_by_name("another experiment") is None
+
+
+def test_a_run_that_was_deleted_before_its_id_was_noted_is_made_again(tracker, manifest, client, tmp_path):
+    key = new_key()
+    with Tracker(tracker.uri, "gone", tmp_path / "workspace", "study_widths") as first:
+        made = first.start_study("widths", {}, manifest, key=key)
+        (journal,) = (tmp_path / "workspace").rglob(JOURNAL)
+        while made not in journal.read_text():
+            time.sleep(0.02)
+        shutil.copytree(tmp_path / "workspace", tmp_path / "left")  # as a SIGKILL leaves it: the outbox knows the id
+    client.delete_run(made)
+    with Tracker(tracker.uri, "gone", tmp_path / "left", "study_widths") as again:
+        made_again = again.start_study("widths", {}, manifest, key=key)
+        again.end(made_again, "finished")
+    assert again.undelivered() == ""
+    assert made_again != made
+    assert client.get_run(made_again).info.status == "FINISHED"
 
 
 def test_a_user_without_a_name_can_start_a_run(tracker, manifest, client, monkeypatch):

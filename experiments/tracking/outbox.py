@@ -144,7 +144,7 @@ class Outbox:
         """Notes that operations of a run were told, and what MLflow calls a run that is known by a key."""
         with self._changing:
             done = set(numbers)
-            ids = {} if run_id is None or run in self.ids else {run: run_id}
+            ids = {} if run_id is None or self.ids.get(run) == run_id else {run: run_id}
             # Not durable: what is forgotten of it is told again.
             self._write(journal_line({"done": sorted(done), "ids": ids}), durable=False)
             self._learn(ids)

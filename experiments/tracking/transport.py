@@ -141,6 +141,8 @@ class ThroughOutbox:
         self._delivery.append(operations)
 
     def create(self, creation: Operation, *, training: bool) -> str:
+        if creation.again:  # what an earlier process noted of it may be gone
+            self._recorder.ids.pop(creation.run, None)
         self.tell(creation)
         return self._delivery.wait_for_id(creation.run, self._patience(training)) or creation.run
 
