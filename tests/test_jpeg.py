@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from seg.data import images
 from seg.data.decoder_lines import DecoderLines
 from seg.data.images import decode_image
+from seg.data.jpeg import decode_usual_jpeg
 from seg.errors import UserError
 from tests.fuzz.pictures import lossless_jpeg
 
@@ -61,7 +62,7 @@ def outcome(data: bytes, fit: tuple[int, int] | None, lines: DecoderLines) -> np
 
 def same_without_simplejpeg(data: bytes, fit: tuple[int, int] | None, lines: DecoderLines) -> bool:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "_usual_jpeg", lambda *of: None)
+        patch.setattr(images, "decode_usual_jpeg", lambda *of: None)
         wanted = outcome(data, fit, lines)
     found = outcome(data, fit, lines)
     return found == wanted if isinstance(found, str) else np.array_equal(found, wanted)
@@ -71,9 +72,9 @@ def same_without_simplejpeg(data: bytes, fit: tuple[int, int] | None, lines: Dec
 def test_every_kind_is_decoded_to_what_opencv_gives(data: bytes, fit: tuple[int, int] | None) -> None:
     size = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
     wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert np.array_equal(images._usual_jpeg(data, size, size), wanted)  # it is not left to OpenCV
+    assert np.array_equal(decode_usual_jpeg(data, size, size), wanted)  # it is not left to OpenCV
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "_usual_jpeg", lambda *of: None)
+        patch.setattr(images, "decode_usual_jpeg", lambda *of: None)
         by_opencv = decode_image(data, fit=fit)
     assert np.array_equal(decode_image(data, fit=fit), by_opencv)
 
@@ -97,13 +98,13 @@ def test_a_cut_file_is_refused_as_by_opencv_alone(data: bytes, share: float, lin
 def test_a_lossless_one_is_never_made_smaller_by_simplejpeg(hidden: bytes) -> None:
     """It would write beyond the smaller image's end, and the process would die."""
     data = lossless_jpeg(512)
-    assert images._usual_jpeg(data[:2] + hidden + data[2:], (512, 512), (64, 64)) is None
+    assert decode_usual_jpeg(data[:2] + hidden + data[2:], (512, 512), (64, 64)) is None
 
 
 def test_a_lossless_one_is_decoded_at_its_size() -> None:
     wanted = np.full((64, 64, 3), 128, np.uint8)
     assert np.array_equal(simplejpeg.decode_jpeg(lossless_jpeg(64)), wanted)
-    assert np.array_equal(images._usual_jpeg(lossless_jpeg(64), (64, 64), (64, 64)), wanted)
+    assert np.array_equal(decode_usual_jpeg(lossless_jpeg(64), (64, 64), (64, 64)), wanted)
 
 
 def test_a_sampling_without_a_name_is_left_to_opencv() -> None:
@@ -114,12 +115,12 @@ def test_a_sampling_without_a_name_is_left_to_opencv() -> None:
     data = data[:place] + b"\x14" + data[place + 1 :]
     with pytest.raises(KeyError):
         simplejpeg.decode_jpeg_header(data)
-    assert images._usual_jpeg(data, (64, 64), (64, 64)) is None
+    assert decode_usual_jpeg(data, (64, 64), (64, 64)) is None
     decode_image(data)
 
 
 def test_what_is_unusual_is_left_to_opencv() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     data = cv2.imencode(".jpg", picture)[1].tobytes()
-    assert images._usual_jpeg(data, (16, 8), (16, 8)) is None  # another size than the caller read
-    assert images._usual_jpeg(data[: len(data) // 2] + b"\xff\xd9", (16, 16), (16, 16)) is None
+    assert decode_usual_jpeg(data, (16, 8), (16, 8)) is None  # another size than the caller read
+    assert decode_usual_jpeg(data[: len(data) // 2] + b"\xff\xd9", (16, 16), (16, 16)) is None

@@ -29,6 +29,7 @@ _CODE = (
     "seg/data/coco.py",
     "seg/data/coco_writer.py",
     "seg/data/images.py",
+    "seg/data/jpeg.py",
     "seg/data/manifest.py",
     "seg/data/masks.py",
     "seg/data/outlines.py",

@@ -13,21 +13,18 @@ A JPEG that will be shrunk is decoded at a half, a quarter or an eighth of its s
 (`fit`), which takes half the time. Conversion and the registered model both do so for files. An array that somebody
 else decoded at full size gives nearly the same record: about one grey level apart on average.
 
-A JPEG is decoded by simplejpeg where that finds nothing unusual, else by OpenCV. Both are libjpeg-turbo and give the
-same pixels; OpenCV takes twice as long, decodes more kinds, and says what is damaged.
+A JPEG is decoded by simplejpeg where that finds nothing unusual (`seg.data.jpeg`), else by OpenCV.
 """
 
 import math
-import re
 import struct
 import zlib
-from collections.abc import Iterator
 from functools import cache
 
 import cv2
 import numpy as np
-import simplejpeg
 
+from seg.data.jpeg import check_jpeg_end, decode_usual_jpeg, jpeg_size
 from seg.data.tiff import check_tiff, keep_colours, tiff_size
 from seg.errors import UserError
 
@@ -42,8 +39,6 @@ _SAME_PIXEL = np.tile(np.array([[1, 1, 0]], np.uint8), 2**15)  # of neighbouring
 _SMALL = 4 * 1024 * 1024  # numbers that may take eight times their memory for a moment
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
-_LOSSLESS = re.compile(rb"\xff[\xc3\xc7\xcb\xcf]")  # the markers of such frames of a JPEG
 _TIFF = (b"II*\0", b"MM\0*")
 _WHOLE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
 # Asked for RGB, OpenCV returns uninitialised memory for a TIFF of 16 bits.
@@ -82,13 +77,13 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
     if data.startswith(_PNG):
         _check_png_chunks(data)
     elif data.startswith(_JPEG):
-        _check_jpeg_end(data)
+        check_jpeg_end(data)
     elif data.startswith(_TIFF):
         check_tiff(data)
         data = keep_colours(data)
     reduction = _reduction(height, width, fit) if fit and data.startswith(_JPEG) else 1
     stated = (height // reduction, width // reduction)
-    if data.startswith(_JPEG) and not exif and (image := _usual_jpeg(data, (height, width), stated)) is not None:
+    if data.startswith(_JPEG) and not exif and (image := decode_usual_jpeg(data, (height, width), stated)) is not None:
         return image
     flags = _REDUCED.get(reduction, _WHOLE_TIFF if data.startswith(_TIFF) else _WHOLE)
     silence_opencv()
@@ -104,26 +99,6 @@ def decode_image(data: bytes, *, exif: bool = False, fit: tuple[int, int] | None
             f"({image.shape[1]}×{image.shape[0]}); export it again."
         )
     return to_rgb8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if flags == _WHOLE_TIFF else image)
-
-
-def _usual_jpeg(data: bytes, size: tuple[int, int], stated: tuple[int, int]) -> np.ndarray | None:
-    """The pixels of a JPEG; None where simplejpeg does not know its kind, or finds something wrong with it.
-
-    Args:
-        data: the whole file.
-        size, stated: its height and width, and those to decode it at.
-    """
-    # Nothing makes a lossless JPEG smaller, and simplejpeg 1.9.0 writes all of it into memory for the smaller image.
-    # No such frame is without its marker, wherever it is hidden; between the bytes of a scan there is none.
-    if stated != size and _LOSSLESS.search(data):
-        return None
-    try:
-        if simplejpeg.decode_jpeg_header(data)[:2] != size:
-            return None
-        image: np.ndarray = simplejpeg.decode_jpeg(data, min_height=stated[0], min_width=stated[1])
-    except (ValueError, KeyError, MemoryError):  # a sampling that it has no name for is a KeyError
-        return None
-    return image if image.shape[:2] == stated else None
 
 
 @cache
@@ -162,7 +137,7 @@ def header_size(data: bytes) -> tuple[int, int]:
         if data.startswith(_PNG):
             width, height = struct.unpack(">II", data[16:24])
         elif data.startswith(_JPEG):
-            height, width = _jpeg_size(data)
+            height, width = jpeg_size(data)
         elif data.startswith(b"BM"):
             width, height = struct.unpack("<ii", data[18:26])
             height = abs(height)  # a negative height means rows from top to bottom
@@ -371,43 +346,6 @@ def _reduction(height: int, width: int, fit: tuple[int, int]) -> int:
         if height % factor == width % factor == 0 and min(height, width) // factor >= max(fit):
             return factor
     return 1
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """The marker and offset of each segment up to the first scan."""
-    position = 2
-    while True:
-        while data[position] == 0xFF and data[position + 1] == 0xFF:
-            position += 1
-        if data[position] != 0xFF:
-            raise UserError("the JPEG's header is damaged; export it again.")
-        marker = data[position + 1]
-        yield marker, position
-        if marker == 0xDA:
-            return
-        position += 2
-        if marker != 0x01 and not 0xD0 <= marker <= 0xD7:
-            position += max(2, *struct.unpack(">H", data[position : position + 2]))
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    for marker, position in _jpeg_segments(data):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return height, width
-    raise UserError("the JPEG's header states no size; export it again.")
-
-
-def _check_jpeg_end(data: bytes) -> None:
-    """OpenCV returns a half-grey image for a JPEG that was cut off; the end marker cannot occur inside a scan."""
-    if data.endswith(_JPEG_END):  # nearly every file; one that has no scan before it, no decoder takes
-        return
-    try:
-        scan = next((position for marker, position in _jpeg_segments(data) if marker == 0xDA), len(data))
-    except (struct.error, IndexError):  # a damaged length leads beyond the end
-        scan = len(data)
-    if data.find(_JPEG_END, scan) < 0:
-        raise UserError("the JPEG is cut off (it has no end marker); copy or export it again.")
 
 
 def _check_png_chunks(data: bytes) -> None:
